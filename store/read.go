@@ -1,0 +1,89 @@
+package store
+
+// Meta is what is known of a key besides its value.
+type Meta struct {
+	Version    Version
+	ExpiresAt  Time // 0: does not expire
+	ValueBytes int  // length of the value
+}
+
+// Presence tells a key that is missing from one that is only expired.
+type Presence uint8
+
+const (
+	Absent  Presence = iota // no such key, or it has been reaped
+	Present                 // not expired by the store's time
+	Expired                 // expired by the store's time and not yet reaped; reads as missing
+)
+
+// Get appends the value of a key to dst and returns it. ok is false where the key is missing, expired or
+// its slot not owned; then dst comes back as it was. A caller that must not mistake a slot that moved
+// away for a missing key asks Owns after a miss, not before. Nothing is allocated where dst has room.
+func (s *Store) Get(slot uint16, key, dst []byte) (value []byte, m Meta, ok bool) {
+	s.mu.RLock()
+	t := s.tables[slot]
+	if t == nil {
+		s.mu.RUnlock()
+		return dst, Meta{}, false
+	}
+	r := t.live(key, s.time)
+	if r == nil {
+		s.mu.RUnlock()
+		return dst, Meta{}, false
+	}
+	stored, m := r.value, r.meta()
+	s.mu.RUnlock()
+	return append(dst, stored...), m, true
+}
+
+// Peek is Get without the value.
+func (s *Store) Peek(slot uint16, key []byte) (Meta, bool) {
+	m, presence := s.Inspect(slot, key)
+	if presence != Present {
+		return Meta{}, false
+	}
+	return m, true
+}
+
+// Inspect is Peek that also shows a key which has expired and is still held. A Present key whose ExpiresAt
+// lies behind the caller's own time is about to expire, but has not: another replica, or this one after a change
+// of leader, would still serve it. The caller commits a time at or past ExpiresAt before it reports the key as gone.
+func (s *Store) Inspect(slot uint16, key []byte) (Meta, Presence) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	t := s.tables[slot]
+	if t == nil {
+		return Meta{}, Absent
+	}
+	r := t.records[string(key)]
+	switch {
+	case r == nil:
+		return Meta{}, Absent
+	case r.expired(s.time):
+		return r.meta(), Expired
+	}
+	return r.meta(), Present
+}
+
+// DueKeysMax bounds the count that Due takes.
+const DueKeysMax = 1024
+
+// Due returns the slot that holds the earliest expiry time, if that is at most t, and how many of its keys
+// have one at most t, counted up to DueKeysMax. t may be ahead of the store's time.
+func (s *Store) Due(t Time) (slot uint16, keys int, ok bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	first, ok := s.schedule.Min()
+	if !ok || first.at > t {
+		return 0, 0, false
+	}
+	return first.slot, s.tables[first.slot].countDue(t, DueKeysMax), true
+}
+
+// NextExpiry returns the earliest expiry time in the store, of keys already expired too; ok is false if no key has one.
+func (s *Store) NextExpiry() (t Time, ok bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	first, ok := s.schedule.Min()
+	return first.at, ok
+}

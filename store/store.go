@@ -1,0 +1,176 @@
+package store
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/tidwall/btree"
+)
+
+// Store is the memory of one replica. See the package comment for who may call what.
+type Store struct {
+	limits Limits
+
+	// mu guards all below. Only the writer modifies, so it reads without the lock; views is the
+	// exception, since View.Close comes from elsewhere.
+	mu      sync.RWMutex
+	time    Time
+	version Version // of the latest write; >= that of every record
+	owned   slotSet
+	tables  map[uint16]*table // of the owned slots, and no others
+
+	// index holds the records of all tables by key. A record stays in place when it is overwritten: only a
+	// key's appearance and disappearance cost an index step.
+	index *btree.BTreeG[*record]
+
+	// schedule holds (table.nextExpiry, slot) of every table that has one.
+	schedule *btree.BTreeG[slotDeadline]
+
+	stats Stats   // the sum over tables
+	views []*View // open, in order of Freeze
+}
+
+// slotDeadline is a slot's place in the order of earliest expiry.
+type slotDeadline struct {
+	at   Time
+	slot uint16
+}
+
+func slotDeadlineLess(a, b slotDeadline) bool {
+	if a.at != b.at {
+		return a.at < b.at
+	}
+	return a.slot < b.slot
+}
+
+func keyLess(a, b *record) bool {
+	return a.key < b.key
+}
+
+// New returns an empty store that owns no slot. Limits that don't validate are a programming error and panic.
+func New(limits Limits) *Store {
+	if err := limits.Validate(); err != nil {
+		panic(err)
+	}
+	unlocked := btree.Options{NoLocks: true}
+	return &Store{
+		limits:   limits,
+		tables:   make(map[uint16]*table),
+		index:    btree.NewBTreeGOptions(keyLess, unlocked),
+		schedule: btree.NewBTreeGOptions(slotDeadlineLess, unlocked),
+	}
+}
+
+// Limits returns what the store was built with.
+func (s *Store) Limits() Limits {
+	return s.limits
+}
+
+// Own makes the store the owner of slots, empty where it did not own them before. A slot past SlotCount
+// panics. Writer only.
+func (s *Store) Own(slots ...uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, slot := range slots {
+		if slot >= SlotCount {
+			panic(fmt.Sprintf("store: slot %d, want 0..%d", slot, SlotCount-1))
+		}
+		if s.tables[slot] == nil {
+			s.tables[slot] = new(table)
+			s.owned.add(slot)
+		}
+	}
+}
+
+// Disown drops a slot with all its keys; the version counter stays. Open views keep what they saw. It
+// holds readers up for O(keys of the slot). Writer only.
+func (s *Store) Disown(slot uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tables[slot]
+	if t == nil {
+		return
+	}
+	s.handOverLocked(slot, t)
+	for _, r := range t.records {
+		s.index.Delete(r)
+		s.stats.subtract(r)
+	}
+	if at := t.nextExpiry(); at != 0 {
+		s.schedule.Delete(slotDeadline{at, slot})
+	}
+	delete(s.tables, slot)
+	s.owned.remove(slot)
+}
+
+// Owns reports whether the store owns slot.
+func (s *Store) Owns(slot uint16) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.owned.has(slot)
+}
+
+// OwnedSlots returns the owned slots in ascending order.
+func (s *Store) OwnedSlots() []uint16 {
+	s.mu.RLock()
+	owned := s.owned
+	s.mu.RUnlock()
+	return owned.list()
+}
+
+// SetTime moves the store's time forward to t; an earlier t changes nothing. Writer only.
+func (s *Store) SetTime(t Time) {
+	if t <= s.time {
+		return
+	}
+	s.mu.Lock()
+	s.time = t
+	s.mu.Unlock()
+}
+
+// Time returns the store's time, 0 before the first SetTime.
+func (s *Store) Time() Time {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.time
+}
+
+// RaiseVersion lifts the write counter to v where it is lower. A slot that moves in brings versions of its
+// former shard's counter; without raising ours, a later write could repeat one of them. Writer only.
+func (s *Store) RaiseVersion(v Version) {
+	if v <= s.version {
+		return
+	}
+	s.mu.Lock()
+	s.version = v
+	s.mu.Unlock()
+}
+
+// Version returns the write counter: the version of the latest write.
+func (s *Store) Version() Version {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.version
+}
+
+// Stats returns the figures of the whole store.
+func (s *Store) Stats() Stats {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.stats
+}
+
+// SlotStats returns the figures of one slot, zeros if it is not owned.
+func (s *Store) SlotStats(slot uint16) Stats {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if t := s.tables[slot]; t != nil {
+		return t.stats
+	}
+	return Stats{}
+}
+
+// Checksum returns Stats().Checksum. Replicas compare it after the same log entry.
+func (s *Store) Checksum() uint64 {
+	return s.Stats().Checksum
+}
