@@ -1,0 +1,350 @@
+package disk
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Mem is a filesystem in memory that remembers what of it is durable. It is stricter than most real ones: nothing
+// reaches the disk by itself, and syncing a file says nothing about its name. Relative and absolute paths
+// are both taken from its root. As on Unix, an open file outlives its removal.
+type Mem struct {
+	mu   sync.Mutex
+	root *memNode
+}
+
+// memNode is a file or a directory, each in two states: as seen by running processes, and as a power cut
+// would leave it.
+type memNode struct {
+	dir bool
+
+	data        []byte
+	durableData []byte
+
+	entries        map[string]*memNode
+	durableEntries map[string]*memNode
+}
+
+var _ FS = (*Mem)(nil)
+
+// NewMem returns an empty filesystem.
+func NewMem() *Mem { return &Mem{root: newMemDir()} }
+
+func newMemDir() *memNode {
+	return &memNode{dir: true, entries: map[string]*memNode{}, durableEntries: map[string]*memNode{}}
+}
+
+// Crash returns the filesystem that a power cut at this moment leaves. The original stays usable, so that a
+// test can cut the power at one point and go on.
+func (m *Mem) Crash() *Mem {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &Mem{root: m.root.durable(map[*memNode]*memNode{})}
+}
+
+// durable copies what is durable below a node. A file that two names lead to (a rename whose directories were
+// not both synced) stays one file: seen maps originals to copies.
+func (n *memNode) durable(seen map[*memNode]*memNode) *memNode {
+	if c, ok := seen[n]; ok {
+		return c
+	}
+	c := &memNode{dir: n.dir}
+	seen[n] = c
+	if !n.dir {
+		c.data = bytes.Clone(n.durableData)
+		c.durableData = bytes.Clone(n.durableData)
+		return c
+	}
+	c.entries = make(map[string]*memNode, len(n.durableEntries))
+	for name, child := range n.durableEntries {
+		c.entries[name] = child.durable(seen)
+	}
+	c.durableEntries = maps.Clone(c.entries)
+	return c
+}
+
+// Create implements FS.
+func (m *Mem) Create(path string) (File, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	parent, name, err := m.parentLocked("create", path)
+	if err != nil {
+		return nil, err
+	}
+	n := parent.entries[name]
+	switch {
+	case n == nil:
+		n = &memNode{}
+		parent.entries[name] = n
+	case n.dir:
+		return nil, pathError("create", path, errIsDir)
+	default:
+		n.data = nil
+	}
+	return &memFile{fs: m, node: n, path: path, writable: true}, nil
+}
+
+// Open implements FS.
+func (m *Mem) Open(path string) (File, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := m.findLocked("open", path)
+	if err != nil {
+		return nil, err
+	}
+	if n.dir {
+		return nil, pathError("open", path, errIsDir)
+	}
+	return &memFile{fs: m, node: n, path: path}, nil
+}
+
+// Rename implements FS, for files.
+func (m *Mem) Rename(from, to string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	source, fromName, err := m.parentLocked("rename", from)
+	if err != nil {
+		return err
+	}
+	target, toName, err := m.parentLocked("rename", to)
+	if err != nil {
+		return err
+	}
+	n := source.entries[fromName]
+	if n == nil {
+		return pathError("rename", from, fs.ErrNotExist)
+	}
+	if old := target.entries[toName]; n.dir || (old != nil && old.dir) {
+		return pathError("rename", to, errIsDir)
+	}
+	delete(source.entries, fromName)
+	target.entries[toName] = n
+	return nil
+}
+
+// Remove implements FS.
+func (m *Mem) Remove(path string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	parent, name, err := m.parentLocked("remove", path)
+	if err != nil {
+		return err
+	}
+	n := parent.entries[name]
+	if n == nil {
+		return pathError("remove", path, fs.ErrNotExist)
+	}
+	if len(n.entries) > 0 {
+		return pathError("remove", path, errNotEmpty)
+	}
+	delete(parent.entries, name)
+	return nil
+}
+
+// RemoveAll implements FS.
+func (m *Mem) RemoveAll(path string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	parent, name, err := m.parentLocked("remove", path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	delete(parent.entries, name)
+	return nil
+}
+
+// Mkdir implements FS.
+func (m *Mem) Mkdir(path string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	parent, name, err := m.parentLocked("mkdir", path)
+	if err != nil {
+		return err
+	}
+	if parent.entries[name] != nil {
+		return pathError("mkdir", path, fs.ErrExist)
+	}
+	parent.entries[name] = newMemDir()
+	return nil
+}
+
+// ReadDir implements FS.
+func (m *Mem) ReadDir(path string) ([]Info, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := m.findLocked("readdir", path)
+	if err != nil {
+		return nil, err
+	}
+	if !n.dir {
+		return nil, pathError("readdir", path, errNotDir)
+	}
+	infos := make([]Info, 0, len(n.entries))
+	for _, name := range slices.Sorted(maps.Keys(n.entries)) {
+		infos = append(infos, n.entries[name].info(name))
+	}
+	return infos, nil
+}
+
+// Stat implements FS.
+func (m *Mem) Stat(path string) (Info, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := m.findLocked("stat", path)
+	if err != nil {
+		return Info{}, err
+	}
+	return n.info(filepath.Base(path)), nil
+}
+
+func (n *memNode) info(name string) Info {
+	return Info{Name: name, Size: int64(len(n.data)), Dir: n.dir}
+}
+
+// SyncDir implements FS.
+func (m *Mem) SyncDir(path string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := m.findLocked("sync", path)
+	if err != nil {
+		return err
+	}
+	if !n.dir {
+		return pathError("sync", path, errNotDir)
+	}
+	n.durableEntries = maps.Clone(n.entries)
+	return nil
+}
+
+var (
+	errIsDir    = errors.New("is a directory")
+	errNotDir   = errors.New("not a directory")
+	errNotEmpty = errors.New("directory not empty")
+)
+
+func pathError(op, path string, err error) error { return &fs.PathError{Op: op, Path: path, Err: err} }
+
+func (m *Mem) findLocked(op, path string) (*memNode, error) {
+	n := m.root
+	for _, name := range strings.Split(filepath.ToSlash(filepath.Clean(path)), "/") {
+		if name == "" || name == "." {
+			continue
+		}
+		if !n.dir {
+			return nil, pathError(op, path, errNotDir)
+		}
+		if n = n.entries[name]; n == nil {
+			return nil, pathError(op, path, fs.ErrNotExist)
+		}
+	}
+	return n, nil
+}
+
+// parentLocked returns the directory that holds, or would hold, path, and its name there.
+func (m *Mem) parentLocked(op, path string) (*memNode, string, error) {
+	clean := filepath.Clean(path)
+	parent, err := m.findLocked(op, filepath.Dir(clean))
+	if err != nil {
+		return nil, "", err
+	}
+	if !parent.dir {
+		return nil, "", pathError(op, path, errNotDir)
+	}
+	return parent, filepath.Base(clean), nil
+}
+
+// memFile is an open file of a Mem.
+type memFile struct {
+	fs       *Mem
+	node     *memNode
+	path     string
+	writable bool
+
+	offset int64
+	closed bool
+}
+
+func (f *memFile) Read(p []byte) (int, error) {
+	n, err := f.ReadAt(p, f.offset)
+	f.offset += int64(n)
+	if n > 0 {
+		return n, nil // the end is told by the next call
+	}
+	return n, err
+}
+
+func (f *memFile) ReadAt(p []byte, at int64) (int, error) {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	if f.closed {
+		return 0, pathError("read", f.path, fs.ErrClosed)
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if at >= int64(len(f.node.data)) {
+		return 0, io.EOF
+	}
+	n := copy(p, f.node.data[at:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (f *memFile) Write(p []byte) (int, error) {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	switch {
+	case f.closed:
+		return 0, pathError("write", f.path, fs.ErrClosed)
+	case !f.writable:
+		return 0, pathError("write", f.path, fs.ErrPermission)
+	}
+	end := f.offset + int64(len(p))
+	if grow := end - int64(len(f.node.data)); grow > 0 {
+		f.node.data = append(f.node.data, make([]byte, grow)...)
+	}
+	copy(f.node.data[f.offset:], p)
+	f.offset = end
+	return len(p), nil
+}
+
+func (f *memFile) Sync() error {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	if f.closed {
+		return pathError("sync", f.path, fs.ErrClosed)
+	}
+	f.node.durableData = bytes.Clone(f.node.data)
+	return nil
+}
+
+func (f *memFile) Size() (int64, error) {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	if f.closed {
+		return 0, pathError("stat", f.path, fs.ErrClosed)
+	}
+	return int64(len(f.node.data)), nil
+}
+
+func (f *memFile) Close() error {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	if f.closed {
+		return pathError("close", f.path, fs.ErrClosed)
+	}
+	f.closed = true
+	return nil
+}
