@@ -1,0 +1,62 @@
+# Ostraka's commands. Everything needs only Go, make and git; tools are built into .bin at pinned versions.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+BIN := $(CURDIR)/.bin
+BUF := v1.75.0
+PROTOC_GEN_GO := v1.36.12
+PROTOC_GEN_GO_GRPC := v1.6.2
+STATICCHECK := v0.8.2
+
+.PHONY: help build run test race lint generate check-generated bench fuzz check clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+build: ## the binary, ./ostraka
+	go build -o ostraka ./cmd/ostraka
+
+run: build ## a cluster of three processes on this machine; Ctrl-C ends it
+	./ostraka dev --data-dir data/dev
+
+test: ## every test, real processes included
+	go test -timeout 10m ./...
+
+race: ## every test with the race detector, in the tested processes too
+	OSTRAKA_TEST_RACE=1 go test -race -timeout 15m ./...
+
+lint: $(BIN)/staticcheck ## gofmt, go vet, staticcheck, tidy modules
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
+	go vet ./...
+	$(BIN)/staticcheck ./...
+	go mod tidy -diff
+	go mod verify
+
+generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc ## the code in proto/ from its .proto files
+	cd proto && PATH="$(BIN):$$PATH" buf lint && PATH="$(BIN):$$PATH" buf generate
+
+check-generated: generate ## fails if the committed code in proto/ is not what its .proto files make
+	@git diff --exit-code -- proto || { echo "run make generate and commit the result"; exit 1; }
+
+bench: ## Go microbenchmarks, ten counts, for benchstat
+	go test -run '^$$' -bench . -benchmem -count 10 ./shard ./store ./raftfsm/...
+
+FUZZTIME ?= 20s
+fuzz: ## every fuzz target for FUZZTIME (20s); what it finds stays in testdata/fuzz
+	@set -e; for pkg in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; done; done
+
+check: lint check-generated test race ## what CI runs
+
+clean: ## the binary and the tools
+	rm -rf ostraka .bin
+
+$(BIN)/buf:
+	GOBIN=$(BIN) go install github.com/bufbuild/buf/cmd/buf@$(BUF)
+$(BIN)/protoc-gen-go:
+	GOBIN=$(BIN) go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO)
+$(BIN)/protoc-gen-go-grpc:
+	GOBIN=$(BIN) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC)
+$(BIN)/staticcheck:
+	GOBIN=$(BIN) go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
