@@ -1,0 +1,289 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	ostrakapb "github.com/ostraka-db/ostraka/proto"
+	"github.com/ostraka-db/ostraka/shard"
+)
+
+// Admin talks to nodes that need not belong to a cluster yet. Safe for use by many goroutines.
+type Admin struct {
+	cfg       config
+	endpoints []string
+	pool      *pool
+}
+
+// NewAdmin prepares to talk to the nodes at these addresses ("host:port"). It connects to nothing yet.
+// Errors: ErrInvalid, ErrNoEndpoint for an empty list.
+func NewAdmin(endpoints []string, opts ...Option) (*Admin, error) {
+	cfg, err := newConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	if endpoints, err = cleanEndpoints(endpoints); err != nil {
+		return nil, err
+	}
+	return &Admin{cfg: cfg, endpoints: endpoints, pool: newPool(&cfg)}, nil
+}
+
+// Close closes the connections; calls under way end with an error.
+func (a *Admin) Close() error {
+	a.pool.close()
+	return nil
+}
+
+// NodeSpec names a node of a cluster to be.
+type NodeSpec struct {
+	ID, Address, Zone string
+}
+
+// BootstrapSpec is a plan for a new cluster.
+type BootstrapSpec struct {
+	Nodes []NodeSpec
+	// Shards to cut the slots into, 1..256; 0: the server's measured default.
+	Shards int
+	// Replicas of each shard, 1..7; 0: 3, or the number of nodes where that is less.
+	Replicas int
+}
+
+// BootstrapResult tells what cluster there is now.
+type BootstrapResult struct {
+	ClusterID string `json:"cluster_id"`
+	Shards    int    `json:"shards"`
+	Replicas  int    `json:"replicas"`
+	// Already: an earlier call with the same plan had made it.
+	Already bool `json:"already"`
+}
+
+// Bootstrap makes one cluster of blank nodes. It is safe to repeat with the same plan, and does so itself
+// within its deadline as long as the nodes are not all reachable.
+//
+// Errors: ErrAlreadyMember if a node belongs to another cluster or plan, ErrInvalid for a plan that cannot be,
+// ErrNoEndpoint or ErrUnavailable if nodes cannot be reached in time.
+func (a *Admin) Bootstrap(ctx context.Context, spec BootstrapSpec) (BootstrapResult, error) {
+	if spec.Shards < 0 || spec.Replicas < 0 {
+		return BootstrapResult{}, &InvalidError{Field: "shards and replicas", Message: "must not be negative"}
+	}
+	req := &ostrakapb.BootstrapRequest{Shards: uint32(spec.Shards), Replicas: uint32(spec.Replicas)}
+	for _, n := range spec.Nodes {
+		req.Nodes = append(req.Nodes, &ostrakapb.NodeSpec{Id: n.ID, Address: n.Address, Zone: n.Zone})
+	}
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	for round := 1; ; round++ {
+		var resp *ostrakapb.BootstrapResponse
+		err := a.any(ctx, func(ctx context.Context, n *node) (err error) {
+			resp, err = n.admin.Bootstrap(ctx, req)
+			return err
+		})
+		if err == nil {
+			return BootstrapResult{
+				ClusterID: resp.GetClusterId(),
+				Shards:    int(resp.GetShards()),
+				Replicas:  int(resp.GetReplicas()),
+				Already:   resp.GetAlready(),
+			}, nil
+		}
+		if !errors.Is(err, ErrUnavailable) || !sleep(ctx, backOff(round)) {
+			return BootstrapResult{}, fmt.Errorf("bootstrap: %w", err)
+		}
+	}
+}
+
+// Status tells the state of the cluster, or of a blank node. Errors: ErrNoEndpoint, ErrUnavailable.
+func (a *Admin) Status(ctx context.Context) (*Status, error) {
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	var resp *ostrakapb.StatusResponse
+	err := a.any(ctx, func(ctx context.Context, n *node) (err error) {
+		resp, err = n.admin.Status(ctx, &ostrakapb.StatusRequest{})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("status: %w", err)
+	}
+	return statusFromProto(resp), nil
+}
+
+// Status tells the state of the cluster, as one of its nodes sees it. Errors: ErrUnavailable.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	var resp *ostrakapb.StatusResponse
+	err := askAny(ctx, c.askingOrder(), func(ctx context.Context, n *node) (err error) {
+		resp, err = n.admin.Status(ctx, &ostrakapb.StatusRequest{})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("status: %w", err)
+	}
+	return statusFromProto(resp), nil
+}
+
+func (a *Admin) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, a.cfg.timeout)
+}
+
+// any asks the endpoints in their order.
+func (a *Admin) any(ctx context.Context, ask func(context.Context, *node) error) error {
+	var nodes []*node
+	for _, e := range a.endpoints {
+		n, err := a.pool.node(e)
+		if err != nil {
+			return err
+		}
+		nodes = append(nodes, n)
+	}
+	return askAny(ctx, nodes, ask)
+}
+
+// askAny asks one node after the other until one answers, or refuses for good. It is for requests that may be
+// asked twice, so that all failures count as not done. ErrNoEndpoint: no node was heard of at all.
+func askAny(ctx context.Context, nodes []*node, ask func(context.Context, *node) error) error {
+	errs := []error{ErrNoEndpoint}
+	for i, n := range nodes {
+		err := askInTurn(ctx, n, len(nodes)-i, ask)
+		if err == nil {
+			return nil
+		}
+		f := understand(err, false, false)
+		if f.remedy == giveUp {
+			return f.err
+		}
+		if f.detail != nil {
+			errs[0] = ErrUnavailable
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", n.address, f.err))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// askInTurn gives a node its share of the time that is left, so that one that hangs does not use it all up.
+func askInTurn(ctx context.Context, n *node, nodesLeft int, ask func(context.Context, *node) error) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(nodesLeft))
+		defer cancel()
+	}
+	return ask(ctx, n)
+}
+
+// Status is the cluster's state, in the form that `ostraka cluster status --json` prints.
+type Status struct {
+	ClusterID string `json:"cluster_id"`
+	// Epoch of the map; 0: the node is blank.
+	Epoch       uint64        `json:"epoch"`
+	FormatLevel uint32        `json:"format_level"`
+	MetaLeader  string        `json:"meta_leader"`
+	Nodes       []NodeStatus  `json:"nodes"`
+	Shards      []ShardStatus `json:"shards"`
+}
+
+// NodeStatus is one node's state.
+type NodeStatus struct {
+	ID      string `json:"id"`
+	Address string `json:"address"`
+	// State: "up", "unreachable", "draining", "blank".
+	State       string `json:"state"`
+	Zone        string `json:"zone,omitempty"`
+	Build       string `json:"build,omitempty"`
+	Incarnation uint64 `json:"incarnation"`
+	FormatLevel uint32 `json:"format_level"`
+}
+
+// ShardStatus is one shard's state; Leader, Term, Keys and Bytes are its leader's account.
+type ShardStatus struct {
+	ID shard.ID `json:"id"`
+	// Slots is their number, Ranges which, as Redis writes them: "0-5460", inclusive.
+	Slots     int             `json:"slots"`
+	Ranges    []string        `json:"ranges"`
+	Leader    string          `json:"leader"`
+	Preferred string          `json:"preferred"`
+	Replicas  []ReplicaStatus `json:"replicas"`
+	Term      uint64          `json:"term"`
+	Keys      uint64          `json:"keys"`
+	Bytes     uint64          `json:"bytes"`
+}
+
+// ReplicaStatus is one replica's state.
+type ReplicaStatus struct {
+	ID   shard.ReplicaID `json:"id"`
+	Node string          `json:"node"`
+	// Role: "leader", "follower", "candidate", "shutdown"; empty: its node was not reached.
+	Role          string `json:"role"`
+	Voter         bool   `json:"voter"`
+	Term          uint64 `json:"term"`
+	CommitIndex   uint64 `json:"commit_index"`
+	AppliedIndex  uint64 `json:"applied_index"`
+	SnapshotIndex uint64 `json:"snapshot_index"`
+	Keys          uint64 `json:"keys"`
+	Bytes         uint64 `json:"bytes"`
+	// Checksum of the contents; replicas that have applied the same index have the same.
+	Checksum uint64 `json:"checksum,string"`
+}
+
+func statusFromProto(p *ostrakapb.StatusResponse) *Status {
+	s := &Status{
+		ClusterID:   p.GetClusterId(),
+		Epoch:       p.GetEpoch(),
+		FormatLevel: p.GetFormatLevel(),
+		MetaLeader:  p.GetMetaLeader(),
+		Nodes:       []NodeStatus{},
+		Shards:      []ShardStatus{},
+	}
+	for _, n := range p.GetNodes() {
+		s.Nodes = append(s.Nodes, NodeStatus{
+			ID:          n.GetId(),
+			Address:     n.GetAddress(),
+			State:       n.GetState(),
+			Zone:        n.GetZone(),
+			Build:       n.GetBuild(),
+			Incarnation: n.GetIncarnation(),
+			FormatLevel: n.GetFormatLevel(),
+		})
+	}
+	for _, sh := range p.GetShards() {
+		s.Shards = append(s.Shards, shardStatusFromProto(sh))
+	}
+	return s
+}
+
+func shardStatusFromProto(p *ostrakapb.ShardStatus) ShardStatus {
+	s := ShardStatus{
+		ID:        shard.ID(p.GetId()),
+		Slots:     int(p.GetSlots()),
+		Ranges:    append([]string{}, p.GetRanges()...),
+		Leader:    p.GetLeader(),
+		Preferred: p.GetPreferred(),
+		Replicas:  []ReplicaStatus{},
+		Term:      p.GetTerm(),
+		Keys:      p.GetKeys(),
+		Bytes:     p.GetBytes(),
+	}
+	for _, r := range p.GetReplicas() {
+		s.Replicas = append(s.Replicas, ReplicaStatus{
+			ID:            shard.ReplicaID(r.GetReplica()),
+			Node:          r.GetNode(),
+			Role:          r.GetRole(),
+			Voter:         r.GetVoter(),
+			Term:          r.GetTerm(),
+			CommitIndex:   r.GetCommitIndex(),
+			AppliedIndex:  r.GetAppliedIndex(),
+			SnapshotIndex: r.GetSnapshotIndex(),
+			Keys:          r.GetKeys(),
+			Bytes:         r.GetBytes(),
+			Checksum:      r.GetChecksum(),
+		})
+	}
+	return s
+}

@@ -1,0 +1,177 @@
+package client
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/stats"
+
+	ostrakapb "github.com/ostraka-db/ostraka/proto"
+)
+
+const (
+	// suspectFor is how long a node that failed to answer is passed over while others can be asked.
+	suspectFor = 500 * time.Millisecond
+	// keepaliveTime is gRPC's lower bound. A silent connection under a waiting call is probed after it and
+	// closed keepaliveTimeout later; bytes that nobody acknowledges close it after keepaliveTimeout alone.
+	keepaliveTime    = 10 * time.Second
+	keepaliveTimeout = 2 * time.Second
+	// connectTimeout bounds one try to connect, redialMax the pause between tries.
+	connectTimeout = 2 * time.Second
+	redialMax      = time.Second
+	// messageBytesMax bounds an answer. The server's own limits are lower: this keeps a broken peer from
+	// taking all memory.
+	messageBytesMax = 256 << 20
+)
+
+// node is the client's end of one address: a connection, made at its first use, shared by all calls.
+type node struct {
+	address string
+	conn    *grpc.ClientConn
+	kv      ostrakapb.KVClient
+	admin   ostrakapb.AdminClient
+	// suspectUntil is a Unix time in nanoseconds up to which other nodes are preferred; 0: trusted.
+	suspectUntil atomic.Int64
+}
+
+func (n *node) suspect() { n.suspectUntil.Store(time.Now().Add(suspectFor).UnixNano()) }
+
+func (n *node) suspected() bool {
+	until := n.suspectUntil.Load()
+	return until != 0 && time.Now().UnixNano() < until
+}
+
+// trust is called for every answer: it writes only where there is something to change.
+func (n *node) trust() {
+	if n.suspectUntil.Load() != 0 {
+		n.suspectUntil.Store(0)
+	}
+}
+
+// pool holds the nodes by address. A node outlives map changes as long as its address is in use, so that a
+// new map costs no connections.
+type pool struct {
+	options []grpc.DialOption
+
+	mu     sync.Mutex
+	nodes  map[string]*node
+	closed bool
+}
+
+func newPool(cfg *config) *pool {
+	options := []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithStatsHandler(sendWatch{}),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableRetry(), // gRPC's own transparent retries stay: they resend only what nobody saw
+		grpc.WithDefaultCallOptions(
+			grpc.MaxCallRecvMsgSize(messageBytesMax), grpc.MaxCallSendMsgSize(messageBytesMax)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: redialMax},
+			MinConnectTimeout: connectTimeout,
+		}),
+	}
+	if cfg.dialer != nil {
+		options = append(options, grpc.WithContextDialer(cfg.dialer))
+	}
+	return &pool{options: options, nodes: make(map[string]*node)}
+}
+
+// node returns the node of an address, known or new. It connects to nothing yet.
+func (p *pool) node(address string) (*node, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := p.nodes[address]; n != nil {
+		return n, nil
+	}
+	if p.closed {
+		return nil, ErrClosed
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address, p.options...)
+	if err != nil {
+		return nil, &InvalidError{Field: "address " + address, Message: err.Error()}
+	}
+	n := &node{
+		address: address,
+		conn:    conn,
+		kv:      ostrakapb.NewKVClient(conn),
+		admin:   ostrakapb.NewAdminClient(conn),
+	}
+	p.nodes[address] = n
+	return n, nil
+}
+
+// keep closes the nodes whose address is not in use any more. Calls that are still under way on one of them
+// end as if the connection had broken.
+func (p *pool) keep(inUse map[string]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for address, n := range p.nodes {
+		if !inUse[address] {
+			n.conn.Close()
+			delete(p.nodes, address)
+		}
+	}
+}
+
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for address, n := range p.nodes {
+		n.conn.Close()
+		delete(p.nodes, address)
+	}
+}
+
+// sendMark tells whether a request may have reached its node. It travels in the context of one call.
+//
+// gRPC's status codes don't say: Unavailable stands for a refused connection as well as for one that broke
+// after the server had read the request. The stats events do. A unary handler runs only once it has the whole
+// request message, and OutPayload is reported, before the call returns, for every message that was handed to
+// the connection's write queue. No OutPayload: not a byte of the request left, the write is not done.
+//
+// gRPC sends a call again by itself only if no stream was created, or if the peer vouched (GOAWAY,
+// REFUSED_STREAM) that it had not processed the first one. The second try then begins with a Begin event that
+// says so, and the mark is cleared.
+type sendMark struct{ sent atomic.Bool }
+
+type sendMarkKey struct{}
+
+func withSendMark(ctx context.Context) (context.Context, *sendMark) {
+	mark := new(sendMark)
+	return context.WithValue(ctx, sendMarkKey{}, mark), mark
+}
+
+// sendWatch is the stats handler that keeps the marks.
+type sendWatch struct{}
+
+func (sendWatch) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+func (sendWatch) HandleRPC(ctx context.Context, event stats.RPCStats) {
+	var sent bool
+	switch e := event.(type) {
+	case *stats.OutPayload:
+		sent = true
+	case *stats.Begin:
+		if !e.IsTransparentRetryAttempt {
+			return
+		}
+	default:
+		return
+	}
+	if mark, ok := ctx.Value(sendMarkKey{}).(*sendMark); ok {
+		mark.sent.Store(sent)
+	}
+}
+
+func (sendWatch) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+func (sendWatch) HandleConn(context.Context, stats.ConnStats) {}
