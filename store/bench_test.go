@@ -32,7 +32,7 @@ func allSlots() []uint16 {
 	return slots
 }
 
-// filled returns a store of keys keys, made once per size and ttl, since benchmark functions run several times.
+// filled returns a store of keys keys, made once per size, since benchmark functions run several times.
 // Benchmarks that change more than values fill their own.
 var filled = func() func(b *testing.B, keys int) *store.Store {
 	made := map[int]*store.Store{}

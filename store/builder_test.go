@@ -80,6 +80,9 @@ func TestBuilderRefusesDamage(t *testing.T) {
 	if err := b.Put(1, good); err != nil {
 		t.Fatal(err)
 	}
+	if err := b.Put(1, store.Item{Key: []byte("older"), Version: 1}); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := b.Finish(2, 0); !errors.Is(err, store.ErrItemInvalid) {
 		t.Errorf("a counter below an item's version: %v", err)
 	}

@@ -3,16 +3,17 @@ package store
 // ScanSliceKeys bounds how many keys Scan looks at, expired ones among them, while it holds writers up.
 const ScanSliceKeys = 256
 
-// Scan calls fn for the keys in [from, to), in order, over all slots of the store; to nil means no end. It
-// stops after limit keys, and before the key that would take keys and values together over bytesMax; a first
-// key over bytesMax is passed nevertheless. limit or bytesMax 0 or less means no bound. fn may stop it
-// by returning false.
+// Scan calls fn for the keys in [from, to), in order, over all slots of the store; to nil means no end.
+// It stops after limit keys, and before the key that would take keys and values together over bytesMax;
+// a first key over bytesMax is passed nevertheless. limit or bytesMax 0 or less means no bound. fn may
+// stop it by returning false.
 //
 // more tells whether keys may be left in the range; next is then where to go on.
 //
-// The lock is taken for slices of at most ScanSliceKeys keys and never while fn runs. Each slice shows one
-// moment; a scan over several slices may see a later write and miss an earlier one, but shows every key that was there all
-// along exactly once. key and value are valid during the call only and must not be modified.
+// The lock is taken for slices of at most ScanSliceKeys keys and never while fn runs. Each slice shows
+// one moment. A scan over several slices may see a later write and miss an earlier one, but shows every
+// key that was there all along exactly once. key and value are valid during the call only and must not
+// be modified.
 func (s *Store) Scan(from, to []byte, limit, bytesMax int, fn func(key, value []byte, m Meta) bool) (next []byte, more bool) {
 	q := scanRange{from: string(from), to: string(to), endless: to == nil, sliceKeys: ScanSliceKeys}
 	if limit > 0 && limit < ScanSliceKeys {

@@ -10,7 +10,8 @@ import (
 var (
 	// ErrViewClosed is a read of a view after its Close.
 	ErrViewClosed = errors.New("store: view is closed")
-	// ErrSlotNotInView is a read of a slot that the store did not own when it was frozen, or that was read already.
+	// ErrSlotNotInView is a read of a slot that the store did not own when it was frozen, or that was
+	// read already.
 	ErrSlotNotInView = errors.New("store: slot is not in the view, or was read already")
 )
 

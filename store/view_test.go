@@ -28,11 +28,12 @@ func readSlot(t testing.TB, v *store.View, slot uint16) (items []string) {
 
 func TestViewShowsItsMoment(t *testing.T) {
 	s := newStore(t, store.DefaultLimits())
-	s.Own(1, 2, 3, 16383)
+	s.Own(1, 2, 3, 5, 16383)
 	set(t, s, 1, "b", "1", 0)
 	set(t, s, 1, "a", "2", 500)
 	set(t, s, 2, "c", "3", 0)
 	set(t, s, 3, "d", "4", 0)
+	set(t, s, 5, "e", "5", 1)
 	v := s.Freeze()
 	defer v.Close()
 	stats := s.Stats()
@@ -44,18 +45,19 @@ func TestViewShowsItsMoment(t *testing.T) {
 	s.Disown(3)
 	s.Own(4)
 	s.SetTime(9999)
-	s.Reap(1, 9999, 10)
+	s.Reap(5, 9999, 10)
 
-	if got := v.Slots(); !slices.Equal(got, []uint16{1, 2, 3, testSlot, 16383}) {
+	if got := v.Slots(); !slices.Equal(got, []uint16{1, 2, 3, 5, testSlot, 16383}) {
 		t.Errorf("slots %v", got)
 	}
-	if v.Version() != 4 || v.Time() != 1000 || v.Stats() != stats {
+	if v.Version() != 5 || v.Time() != 1000 || v.Stats() != stats {
 		t.Errorf("version %d, time %d, %+v", v.Version(), v.Time(), v.Stats())
 	}
 	for slot, want := range map[uint16][]string{
 		1:        {"a=2 v2 e1500", "b=1 v1 e0"},
 		2:        {"c=3 v3 e0"},
 		3:        {"d=4 v4 e0"},
+		5:        {"e=5 v5 e1001"},
 		testSlot: nil,
 		16383:    nil,
 	} {
@@ -87,6 +89,13 @@ func TestViewErrors(t *testing.T) {
 	set(t, s, 1, "a", "w", 0)
 	if err := v.Slot(1, nothing); !errors.Is(err, store.ErrSlotNotInView) {
 		t.Errorf("a slot read, then written: %v", err)
+	}
+	set(t, s, testSlot, "a", "v", 0)
+	if items := readSlot(t, v, testSlot); items != nil {
+		t.Errorf("a slot that was empty: %q", items)
+	}
+	if err := v.Slot(testSlot, nothing); !errors.Is(err, store.ErrSlotNotInView) {
+		t.Errorf("a slot written, then read twice: %v", err)
 	}
 	v.Close()
 	v.Close()
