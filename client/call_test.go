@@ -1,0 +1,568 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/connectivity"
+
+	ostrakapb "github.com/ostraka-db/ostraka/proto"
+	"github.com/ostraka-db/ostraka/shard"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func mustSet(t *testing.T, c *Client, key, value string) SetResult {
+	t.Helper()
+	r, err := c.Set(t.Context(), []byte(key), []byte(value))
+	if err != nil {
+		t.Fatalf("set %s: %v", key, err)
+	}
+	return r
+}
+
+func mustGet(t *testing.T, c *Client, key, want string) {
+	t.Helper()
+	v, err := c.Get(t.Context(), []byte(key))
+	if err != nil || string(v.Value) != want {
+		t.Fatalf("get %s = %q, %v, want %q", key, v.Value, err, want)
+	}
+}
+
+func TestRequestsGoStraightToTheLeader(t *testing.T) {
+	f := newFakeCluster(t, 3, 6)
+	c := f.client()
+	for _, key := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
+		mustSet(t, c, key, "value of "+key)
+		mustGet(t, c, key, "value of "+key)
+	}
+	sets := 0
+	for _, n := range f.nodes {
+		for _, req := range requests[*ostrakapb.SetRequest](n) {
+			sets++
+			if f.leaderOf(string(req.Key)) != n {
+				t.Errorf("set %s went to %s", req.Key, n.id)
+			}
+			if req.Header.Epoch != 1 || len(req.Header.ClientId) != 16 {
+				t.Errorf("header %v", req.Header)
+			}
+		}
+	}
+	if sets != 8 {
+		t.Errorf("%d sets were sent, want 8", sets)
+	}
+}
+
+func TestARedirectIsFollowedAndRemembered(t *testing.T) {
+	f := newFakeCluster(t, 3, 1)
+	c := f.client()
+	f.lead(1, "n3")
+	mustSet(t, c, "k", "1")
+	mustSet(t, c, "k", "2")
+	if old, led := len(requests[*ostrakapb.SetRequest](f.node("n1"))), len(requests[*ostrakapb.SetRequest](f.node("n3"))); old != 1 || led != 2 {
+		t.Errorf("the old leader saw %d sets, the new one %d; want 1, 2", old, led)
+	}
+}
+
+func TestARedirectMayNameAnAddressThatTheMapDoesNotHave(t *testing.T) {
+	f := newFakeCluster(t, 2, 1)
+	f.start("n9")
+	c := f.client()
+	f.lead(1, "n9")
+	mustSet(t, c, "k", "1")
+	if got := len(requests[*ostrakapb.SetRequest](f.node("n9"))); got != 1 {
+		t.Errorf("the named node saw %d sets", got)
+	}
+}
+
+func TestWithoutAKnownLeaderReplicasAreAskedInTurn(t *testing.T) {
+	f := newFakeCluster(t, 3, 1)
+	c := f.client()
+	f.lead(1, "") // nobody knows, then n3 leads
+	for _, id := range []shard.NodeID{"n1", "n2"} {
+		f.node(id).play(func(_ context.Context, req any) (any, error) {
+			if _, ok := req.(*ostrakapb.SetRequest); ok {
+				return nil, detailed(notDone(ostrakapb.Reason_REASON_NOT_LEADER))
+			}
+			return nil, nil
+		})
+	}
+	f.lead(1, "n3")
+	mustSet(t, c, "k", "1")
+}
+
+// Every refusal that says "not done" is tried again: the write is done in the end, once, under one number.
+func TestWhatWasNotDoneIsSentAgain(t *testing.T) {
+	reasons := []ostrakapb.Reason{
+		ostrakapb.Reason_REASON_NOT_LEADER, ostrakapb.Reason_REASON_STALE_EPOCH, ostrakapb.Reason_REASON_NO_LEADER,
+		ostrakapb.Reason_REASON_OVERLOADED, ostrakapb.Reason_REASON_DRAINING, ostrakapb.Reason_REASON_DEADLINE,
+		ostrakapb.Reason_REASON_NOT_BOOTSTRAPPED, ostrakapb.Reason(99), ostrakapb.Reason_REASON_UNSPECIFIED,
+	}
+	for _, reason := range reasons {
+		t.Run(reason.String(), func(t *testing.T) {
+			f := newFakeCluster(t, 1, 1)
+			c := f.client()
+			var refusals atomic.Int32
+			f.node("n1").play(func(_ context.Context, req any) (any, error) {
+				if _, ok := req.(*ostrakapb.SetRequest); ok && refusals.Add(1) <= 3 {
+					return nil, detailed(notDone(reason))
+				}
+				return nil, nil
+			})
+			mustSet(t, c, "k", "1")
+			sets := requests[*ostrakapb.SetRequest](f.node("n1"))
+			if len(sets) != 4 {
+				t.Fatalf("sent %d times, want 4", len(sets))
+			}
+			for i, req := range sets {
+				if h := req.Header; h.Request != 1 || h.Attempt != uint32(i+1) || h.LowestUnanswered != 1 {
+					t.Errorf("sending %d has header %v", i+1, h)
+				}
+			}
+		})
+	}
+}
+
+func TestAnUnknownOutcomeIsNeverSentAgain(t *testing.T) {
+	unknown := ostrakapb.Outcome_OUTCOME_UNKNOWN
+	details := map[string]*ostrakapb.ErrorDetail{
+		"the reason says so":                {Reason: ostrakapb.Reason_REASON_OUTCOME_UNKNOWN},
+		"the outcome says so":               {Reason: ostrakapb.Reason_REASON_NO_LEADER, Outcome: unknown},
+		"neither says anything":             {},
+		"a reason from the future, no word": {Reason: ostrakapb.Reason(99)},
+	}
+	for name, d := range details {
+		t.Run(name, func(t *testing.T) {
+			f := newFakeCluster(t, 3, 1)
+			c := f.client()
+			f.node("n1").play(func(_ context.Context, req any) (any, error) {
+				if _, ok := req.(*ostrakapb.GetRequest); ok && len(requests[*ostrakapb.GetRequest](f.node("n1"))) > 1 {
+					return nil, nil
+				}
+				return nil, detailed(d)
+			})
+			_, err := c.Set(t.Context(), []byte("k"), []byte("v"))
+			if !errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, ErrUnavailable) {
+				t.Errorf("error %v", err)
+			}
+			for _, n := range f.nodes {
+				if got := len(requests[*ostrakapb.SetRequest](n)); n.id == "n1" && got != 1 || n.id != "n1" && got != 0 {
+					t.Errorf("%s saw %d sets", n.id, got)
+				}
+			}
+			// A read has no outcome to be unsure of.
+			if _, err := c.Get(t.Context(), []byte("k")); !errors.Is(err, ErrNotFound) {
+				t.Errorf("get: %v", err)
+			}
+		})
+	}
+}
+
+func TestConnectionBreaksAfterTheRequestWasRead(t *testing.T) {
+	f := newFakeCluster(t, 2, 1)
+	c := f.client()
+	breaking := func(ctx context.Context, req any) (any, error) {
+		switch req.(type) {
+		case *ostrakapb.SetRequest, *ostrakapb.GetRequest, *ostrakapb.BatchRequest:
+			f.node("n1").reset()
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return nil, nil
+	}
+	f.node("n1").play(breaking)
+	_, err := c.Set(t.Context(), []byte("k"), []byte("v"))
+	if !errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, ErrUnavailable) {
+		t.Errorf("set: %v", err)
+	}
+	for i, err := range c.MultiSet(t.Context(), []SetItem{{Key: []byte("k")}, {Key: []byte("l")}}) {
+		if !errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("item %d: %v", i, err)
+		}
+	}
+	if sets, batches := requests[*ostrakapb.SetRequest](f.node("n1")), requests[*ostrakapb.BatchRequest](f.node("n1")); len(sets) != 1 || len(batches) != 1 {
+		t.Errorf("%d sets and %d batches were sent, want one of each", len(sets), len(batches))
+	}
+	f.lead(1, "n2")
+	if _, err = c.Get(t.Context(), []byte("k")); !errors.Is(err, ErrNotFound) {
+		t.Errorf("get, which another replica can answer: %v", err)
+	}
+}
+
+// A connection that cannot be made, or that broke before the write, is no reason to be unsure.
+func TestConnectionBreaksBeforeTheRequest(t *testing.T) {
+	f := newFakeCluster(t, 2, 1)
+	c := f.client()
+	mustSet(t, c, "k", "1")
+	f.refuse("n1", true)
+	waitForBreak(t, c, "n1:7400")
+	f.lead(1, "n2")
+	mustSet(t, c, "k", "2")
+	mustGet(t, c, "k", "2")
+	if got := len(requests[*ostrakapb.SetRequest](f.node("n1"))); got != 1 {
+		t.Errorf("the dead node saw %d sets", got)
+	}
+}
+
+// A node that stops in good order finishes what it has read and refuses the rest in a way that gRPC understands
+// as "not processed": no write under way ends with an unknown outcome, and each is done once.
+func TestAGracefulStopLeavesNothingUnknown(t *testing.T) {
+	f := newFakeCluster(t, 2, 1)
+	c := f.client()
+	const callers, each = 8, 50
+	var group errgroup.Group
+	stopping := make(chan struct{})
+	var sent atomic.Int32
+	for range callers {
+		group.Go(func() error {
+			for range each {
+				if sent.Add(1) == callers*each/4 {
+					close(stopping)
+				}
+				if _, err := c.Set(t.Context(), []byte("k"), []byte("v")); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	group.Go(func() error {
+		<-stopping
+		f.lead(1, "n2")
+		f.node("n1").server.GracefulStop()
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	if f.version != callers*each {
+		t.Errorf("%d sets were done for %d calls", f.version, callers*each)
+	}
+}
+
+func TestNoNodeCanBeReached(t *testing.T) {
+	f := newFakeCluster(t, 2, 1)
+	c := f.client(WithTimeout(200 * time.Millisecond))
+	f.refuse("n1", true)
+	f.refuse("n2", true)
+	waitForBreak(t, c, "n1:7400")
+	_, err := c.Set(t.Context(), []byte("k"), []byte("v"))
+	if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrOutcomeUnknown) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("set: %v", err)
+	}
+	if _, err := c.Get(t.Context(), []byte("k")); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("get: %v", err)
+	}
+}
+
+// A black hole neither refuses nor accepts connections. A write that waits for one is not done, and goes on to
+// another node after the attempt timeout.
+func TestConnectingHangs(t *testing.T) {
+	f := newFakeCluster(t, 2, 1)
+	f.start("hole")
+	f.lead(1, "")
+	c := f.client(WithAttemptTimeout(50 * time.Millisecond))
+	f.mu.Lock()
+	f.silent["n2:7400"] = true
+	f.mu.Unlock()
+	hole, err := c.pool.node("n2:7400")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.routes.Load().shards[1].learn(hole)
+	f.lead(1, "n1")
+	mustSet(t, c, "k", "1")
+}
+
+// hang lets requests of the tested kinds reach the node and never answers them.
+func hang(ctx context.Context, req any) (any, error) {
+	if _, ok := req.(*ostrakapb.MapRequest); ok {
+		return nil, nil
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestALeaderHangs(t *testing.T) {
+	f := newFakeCluster(t, 2, 1)
+	c := f.client(WithAttemptTimeout(50*time.Millisecond), WithTimeout(500*time.Millisecond))
+	f.node("n1").play(hang)
+	stuck := make(chan error, 1)
+	go func() {
+		_, err := c.Set(t.Context(), []byte("stuck"), []byte("v"))
+		stuck <- err
+	}()
+	waitFor(t, "the write to arrive", func() bool { return len(requests[*ostrakapb.SetRequest](f.node("n1"))) == 1 })
+	waitFor(t, "the node to be suspected", func() bool {
+		n, _ := c.pool.node("n1:7400")
+		return n.suspected()
+	})
+	f.lead(1, "n2")
+	mustSet(t, c, "k", "1") // goes to the new leader meanwhile
+	mustGet(t, c, "k", "1")
+	if err := <-stuck; !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("the stuck write: %v", err)
+	}
+	if got := len(requests[*ostrakapb.SetRequest](f.node("n1"))); got != 1 {
+		t.Errorf("the hanging node saw %d sets", got)
+	}
+}
+
+// waitForBreak waits until the client has noticed that its connection is gone. Until then what it sends is lost
+// on the way, and it cannot know that.
+func waitForBreak(t *testing.T, c *Client, address string) {
+	t.Helper()
+	n, err := c.pool.node(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the connection to break", func() bool { return n.conn.GetState() != connectivity.Ready })
+}
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestAnAnswerOfANewerEpochBringsTheMap(t *testing.T) {
+	f := newFakeCluster(t, 3, 1)
+	c := f.client()
+	f.setMap(2, []shard.NodeID{"n2", "n3"}, 2)
+	f.lead(1, "n2")
+	f.lead(2, "n3")
+	mustSet(t, c, "k", "1") // n1 answers NOT_LEADER at epoch 2
+	waitFor(t, "the new map", func() bool { return c.Map().Epoch() == 2 })
+	if len(c.Map().Shards()) != 2 {
+		t.Errorf("%d shards", len(c.Map().Shards()))
+	}
+}
+
+func TestAStaleEpochWaitsForTheMap(t *testing.T) {
+	f := newFakeCluster(t, 2, 1)
+	c := f.client()
+	f.setMap(7, []shard.NodeID{"n2"}, 1)
+	f.lead(1, "n2")
+	f.node("n1").play(func(_ context.Context, req any) (any, error) {
+		if _, ok := req.(*ostrakapb.SetRequest); ok {
+			d := notDone(ostrakapb.Reason_REASON_STALE_EPOCH)
+			d.Epoch = 7
+			return nil, detailed(d)
+		}
+		return nil, nil
+	})
+	mustSet(t, c, "k", "1")
+	if got := requests[*ostrakapb.SetRequest](f.node("n2")); len(got) != 1 || got[0].Header.Epoch != 7 {
+		t.Errorf("the new owner saw %v", got)
+	}
+}
+
+func TestOverloadIsGivenTheTimeItAsksFor(t *testing.T) {
+	f := newFakeCluster(t, 1, 1)
+	c := f.client()
+	var refused atomic.Int64 // when, in Unix nanoseconds
+	f.node("n1").play(func(_ context.Context, req any) (any, error) {
+		if _, ok := req.(*ostrakapb.SetRequest); ok && refused.CompareAndSwap(0, time.Now().UnixNano()) {
+			d := notDone(ostrakapb.Reason_REASON_OVERLOADED)
+			d.RetryAfterMs = 120
+			return nil, detailed(d)
+		}
+		return nil, nil
+	})
+	mustSet(t, c, "k", "1")
+	if waited := time.Since(time.Unix(0, refused.Load())); waited < 120*time.Millisecond {
+		t.Errorf("waited %v, asked for 120ms", waited)
+	}
+	// A pause past the deadline is not begun.
+	refused.Store(0)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := c.Set(ctx, []byte("k"), []byte("2"))
+	if !errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+		t.Errorf("error %v at the deadline: %v", err, ctx.Err())
+	}
+}
+
+func TestErrorsThatEndAnOperation(t *testing.T) {
+	rows := []struct {
+		detail *ostrakapb.ErrorDetail
+		is     error
+	}{
+		{notDone(ostrakapb.Reason_REASON_LIMIT), ErrLimit},
+		{notDone(ostrakapb.Reason_REASON_INVALID), ErrInvalid},
+		{notDone(ostrakapb.Reason_REASON_NOT_INTEGER), ErrNotInteger},
+		{notDone(ostrakapb.Reason_REASON_OVERFLOW), ErrOverflow},
+		{notDone(ostrakapb.Reason_REASON_WRONG_CLUSTER), ErrWrongCluster},
+		{notDone(ostrakapb.Reason_REASON_UNSUPPORTED), ErrUnsupported},
+		{notDone(ostrakapb.Reason_REASON_ALREADY_MEMBER), ErrAlreadyMember},
+	}
+	for _, row := range rows {
+		t.Run(row.detail.Reason.String(), func(t *testing.T) {
+			f := newFakeCluster(t, 1, 1)
+			c := f.client()
+			f.node("n1").play(func(_ context.Context, req any) (any, error) { return nil, detailed(row.detail) })
+			if _, err := c.Increment(t.Context(), []byte("k"), 1); !errors.Is(err, row.is) {
+				t.Errorf("error %v, want %v", err, row.is)
+			}
+			if got := len(requests[*ostrakapb.IncrementRequest](f.node("n1"))); got != 1 {
+				t.Errorf("sent %d times", got)
+			}
+		})
+	}
+}
+
+func TestAMethodThatTheNodeDoesNotHave(t *testing.T) {
+	f := newFakeCluster(t, 1, 1)
+	c := f.client()
+	if _, err := c.Touch(t.Context(), []byte("k")); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestLimitsAreCheckedBeforeSending(t *testing.T) {
+	f := newFakeCluster(t, 1, 1)
+	f.limits.key, f.limits.value = 8, 16
+	c := f.client()
+	var limit *LimitError
+	_, err := c.Set(t.Context(), bytes.Repeat([]byte("k"), 9), nil)
+	if !errors.As(err, &limit) || limit.Limit != "key_bytes_max" || limit.Max != 8 || limit.Got != 9 {
+		t.Errorf("key: %v", err)
+	}
+	_, err = c.Append(t.Context(), []byte("k"), make([]byte, 17))
+	if !errors.As(err, &limit) || limit.Limit != "value_bytes_max" || limit.Max != 16 || limit.Got != 17 {
+		t.Errorf("value: %v", err)
+	}
+	var invalid *InvalidError
+	if _, err = c.Get(t.Context(), nil); !errors.As(err, &invalid) || invalid.Field != "key" {
+		t.Errorf("empty key: %v", err)
+	}
+	errs := c.MultiSet(t.Context(), []SetItem{{Key: []byte("fits"), Value: []byte("v")}, {Key: []byte("too long a key")}})
+	if errs[0] != nil || !errors.Is(errs[1], ErrLimit) {
+		t.Errorf("multi-set: %v", errs)
+	}
+	if _, err = c.Set(t.Context(), []byte("12345678"), make([]byte, 16)); err != nil {
+		t.Errorf("the largest allowed: %v", err)
+	}
+	if got := len(requests[*ostrakapb.SetRequest](f.node("n1"))); got != 1 {
+		t.Errorf("%d sets were sent", got)
+	}
+}
+
+func TestCancelledCalls(t *testing.T) {
+	f := newFakeCluster(t, 1, 1)
+	c := f.client(WithAttemptTimeout(10 * time.Second))
+	f.node("n1").play(hang)
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make(chan error, 2)
+	go func() { _, err := c.Set(ctx, []byte("k"), nil); errs <- err }()
+	waitFor(t, "the write to arrive", func() bool { return len(requests[*ostrakapb.SetRequest](f.node("n1"))) == 1 })
+	cancel()
+	if err := <-errs; !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("a write that was sent: %v", err)
+	}
+	if _, err := c.Set(ctx, []byte("k"), nil); !errors.Is(err, ErrUnavailable) || !errors.Is(err, context.Canceled) {
+		t.Errorf("a write that was not: %v", err)
+	}
+	if _, err := c.Get(ctx, []byte("k")); !errors.Is(err, ErrUnavailable) || !errors.Is(err, context.Canceled) {
+		t.Errorf("a read: %v", err)
+	}
+	if n, _ := c.pool.node("n1:7400"); n.suspected() {
+		t.Error("the node is blamed for its caller's impatience")
+	}
+}
+
+func TestCloseEndsWhatIsUnderWay(t *testing.T) {
+	f := newFakeCluster(t, 1, 1)
+	c := f.client(WithTimeout(time.Minute), WithAttemptTimeout(time.Minute))
+	f.node("n1").play(hang)
+	errs := make(chan error, 2)
+	go func() { _, err := c.Set(t.Context(), []byte("k"), nil); errs <- err }()
+	go func() { _, err := c.Get(t.Context(), []byte("k")); errs <- err }()
+	waitFor(t, "both to arrive", func() bool {
+		n := f.node("n1")
+		return len(requests[*ostrakapb.SetRequest](n)) == 1 && len(requests[*ostrakapb.GetRequest](n)) == 1
+	})
+	c.Close()
+	for range 2 {
+		if err := <-errs; !errors.Is(err, ErrOutcomeUnknown) && !errors.Is(err, ErrClosed) {
+			t.Errorf("error %v", err)
+		}
+	}
+	if _, err := c.Set(t.Context(), []byte("k"), nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Errorf("closing again: %v", err)
+	}
+}
+
+func TestStaleReadsAreSpreadAndNeedNoLeader(t *testing.T) {
+	f := newFakeCluster(t, 3, 1)
+	c := f.client()
+	f.lead(1, "")
+	f.mu.Lock()
+	f.put("k", []byte("v"), 0)
+	f.mu.Unlock()
+	for range 60 {
+		if v, err := c.Get(t.Context(), []byte("k"), Stale()); err != nil || string(v.Value) != "v" {
+			t.Fatalf("get: %q, %v", v.Value, err)
+		}
+	}
+	for _, n := range f.nodes {
+		if len(requests[*ostrakapb.GetRequest](n)) == 0 {
+			t.Errorf("%s was never asked", n.id)
+		}
+	}
+}
+
+func TestNew(t *testing.T) {
+	f := newFakeCluster(t, 2, 1)
+	dial := WithDialer(f.dial)
+	fail := func(want error, endpoints ...string) {
+		t.Helper()
+		c, err := New(t.Context(), endpoints, dial, WithAttemptTimeout(100*time.Millisecond))
+		if !errors.Is(err, want) {
+			t.Errorf("New(%q) = %v, want %v", endpoints, err, want)
+		}
+		if c != nil {
+			c.Close()
+		}
+	}
+	fail(ErrNoEndpoint)
+	fail(ErrInvalid, "")
+	fail(ErrNoEndpoint, "nowhere:1", "nowhere:2")
+	fail(nil, "nowhere:1", "n2:7400")
+	f.mu.Lock()
+	f.silent["hole:1"], f.m = true, nil
+	f.mu.Unlock()
+	fail(ErrNotBootstrapped, "hole:1", "n1:7400")
+	if _, err := New(t.Context(), []string{"n1:7400"}, dial, WithTimeout(-1)); !errors.Is(err, ErrInvalid) {
+		t.Errorf("negative timeout: %v", err)
+	}
+}
+
+func TestANodeOfAnotherClusterIsNotBelieved(t *testing.T) {
+	f := newFakeCluster(t, 1, 1)
+	c := f.client()
+	f.setMap(2, []shard.NodeID{"n1"}, 2)
+	f.mu.Lock()
+	f.clusterID = "c2"
+	f.mu.Unlock()
+	if err := c.fetchAny(t.Context()); !errors.Is(err, ErrWrongCluster) {
+		t.Errorf("fetch: %v", err)
+	}
+	if c.Map().Epoch() != 1 || c.ClusterID() != "c1" {
+		t.Errorf("epoch %d of %s was adopted", c.Map().Epoch(), c.ClusterID())
+	}
+}
