@@ -1,10 +1,11 @@
 // Package disk is the filesystem as Ostraka uses it: few calls, and durability spelled out.
 //
-// It owns the interface FS, its two implementations and the two idioms built on them: WriteFileAtomic, and
+// It owns the interface FS, its implementations and the two idioms built on them: WriteFileAtomic, and
 // Lock for a data directory. It knows nothing of logs, snapshots or raft.
 //
-//	OS   the real filesystem
-//	Mem  one in memory for tests and simulation; Crash says what a power cut would have left of it
+//	OS        the real filesystem
+//	Mem       one in memory for tests and simulation; Crash says what a power cut would have left of it
+//	PowerCut  a Mem whose power goes after so many steps
 //
 // The contract follows what POSIX promises and no more. Two things survive a power cut: the contents that a
 // file had at its last Sync, and the directory entries (made, renamed, removed) that a directory had at its
