@@ -1,0 +1,113 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	ostrakapb "github.com/ostraka-db/ostraka/proto"
+	"github.com/ostraka-db/ostraka/shard"
+)
+
+// MessageBytesMax is the largest gRPC message that the transport sends or takes: an entry with the largest value that can
+// be configured (64 MiB) and what surrounds it. The gRPC server must allow it (grpc.MaxRecvMsgSize).
+const MessageBytesMax = 80 << 20
+
+// Config is what a Transport needs. Zero numbers take the defaults named at each field.
+type Config struct {
+	Self shard.NodeID
+	// ClusterID is asked at every handshake. While it is empty (a blank node), streams are refused both ways.
+	ClusterID func() string
+	// Address is where this node listens, for the handshake. May be nil.
+	Address func() string
+	// Incarnation counts this node's starts, for the handshake.
+	Incarnation uint64
+
+	// Resolve is the address book, asked at every dial.
+	Resolve func(shard.NodeID) (address string, ok bool)
+	// Learned is told each accepted peer's handshake, so that the address book learns. Called on stream goroutines; must
+	// not block. May be nil.
+	Learned func(*ostrakapb.Handshake)
+	// Confirmer answers a peer's Confirm: true where this node's replica of the group is still in the term. Called on a
+	// stream's receiving goroutine, before which the messages of all groups queue: it must not block. Nil answers no.
+	Confirmer func([]ConfirmItem) []bool
+	// Dial opens a connection. Nil: a net.Dialer over TCP.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
+
+	// HeartbeatGather is how long a heartbeat, or the answer to one, may wait for others to the same node. Default 20 ms.
+	// More means fewer messages on an idle cluster, and leaders that notice lost contact later by twice this.
+	HeartbeatGather time.Duration
+	// AppendTimeout bounds an append with content, the wait for a link that is down included. Default 10 s: raft doubles
+	// its pause with every failed append, up to ten seconds, so a follower that returns after an outage is served
+	// sooner if few appends failed. It must be longer than the log's own limit for a hung disk.
+	AppendTimeout time.Duration
+	// VoteTimeout bounds votes, heartbeats and TimeoutNow. Default 2 s.
+	VoteTimeout time.Duration
+	// SnapshotProgressTimeout is how long a snapshot may stand still, on either end. Default 30 s. The receiver may take
+	// that long again for every 256 MiB that it installs.
+	SnapshotProgressTimeout time.Duration
+	// DialTimeout bounds connecting and the handshake, and on the other end the wait for it. Default 2 s.
+	DialTimeout time.Duration
+	// RedialMax is the longest pause between attempts to reach a peer. The first is a twentieth of it. Default 1 s.
+	RedialMax time.Duration
+	// Pulse is the beat at which a quiet stream is tried; after quietPulsesMax of silence it counts as dead. Default 1 s.
+	Pulse time.Duration
+
+	// FrameBytesMax bounds the messages joined into one frame, and the entries of one append. A larger single entry goes
+	// alone. Default 1 MiB.
+	FrameBytesMax int
+	// QueueMessagesMax bounds what waits for one stream. A request over it fails at once; an answer over it is dropped,
+	// so the request times out. Default 4096.
+	QueueMessagesMax int
+
+	// Logger must be given.
+	Logger *slog.Logger
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (c Config) withDefaults() (Config, error) {
+	setDefault(&c.HeartbeatGather, 20*time.Millisecond)
+	setDefault(&c.AppendTimeout, 10*time.Second)
+	setDefault(&c.VoteTimeout, 2*time.Second)
+	setDefault(&c.SnapshotProgressTimeout, 30*time.Second)
+	setDefault(&c.DialTimeout, 2*time.Second)
+	setDefault(&c.RedialMax, time.Second)
+	setDefault(&c.Pulse, time.Second)
+	setDefault(&c.FrameBytesMax, 1<<20)
+	setDefault(&c.QueueMessagesMax, 4096)
+	if c.Address == nil {
+		c.Address = func() string { return "" }
+	}
+	if c.Learned == nil {
+		c.Learned = func(*ostrakapb.Handshake) {}
+	}
+	if c.Confirmer == nil {
+		c.Confirmer = func(items []ConfirmItem) []bool { return make([]bool, len(items)) }
+	}
+	if c.Dial == nil {
+		var dialer net.Dialer
+		c.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "tcp", address)
+		}
+	}
+	switch {
+	case c.Self == "" || c.ClusterID == nil || c.Resolve == nil || c.Logger == nil:
+		return c, errors.New("transport: Config needs Self, ClusterID, Resolve and Logger")
+	case c.FrameBytesMax < 0 || c.FrameBytesMax > MessageBytesMax/2:
+		return c, fmt.Errorf("transport: Config.FrameBytesMax %d is not within [1, %d]", c.FrameBytesMax, MessageBytesMax/2)
+	case c.HeartbeatGather < 0 || c.HeartbeatGather >= c.VoteTimeout:
+		return c, fmt.Errorf("transport: Config.HeartbeatGather %s is not below VoteTimeout %s", c.HeartbeatGather, c.VoteTimeout)
+	case min(c.AppendTimeout, c.VoteTimeout, c.SnapshotProgressTimeout, c.DialTimeout, c.RedialMax, c.Pulse) < 0 || c.QueueMessagesMax < 0:
+		return c, errors.New("transport: Config has a negative duration or bound")
+	}
+	return c, nil
+}

@@ -1,0 +1,39 @@
+// Package transport carries raft's messages between nodes: all groups of a node pair share one stream each way, and
+// every group sees an ordinary raft.Transport, its Facade.
+//
+// It owns the streams of the Raft service (Exchange and InstallSnapshot), the connections to peer nodes, and the
+// translation between raft's structs and the wire. It refuses to know what a log entry holds, which replicas a group
+// has, who leads, and where nodes live: addresses come from Config.Resolve at every dial, and go back through
+// Config.Learned.
+//
+// # One request
+//
+//	raft goroutine ─► Facade ─► link of the peer node ─► outbox ─► sender ═══ Exchange ═══► receiver ─► Facade inbox ─► raft's
+//	(waits, with a deadline)                                                                                  main loop
+//	       ▲                                                                                                      │
+//	       └───── receiver ◄══════ Exchange, the other way ══════ sender ◄─ outbox ◄─ the Facade's collector ◄────┘
+//
+// A node dials each peer it has something to ask, and answers return on the same stream; so a pair of busy nodes has two
+// streams. Snapshots and the server's own unary calls use a second connection (Transport.Conn), so that a snapshot never
+// stands before an append.
+//
+// # What is done to raft's messages
+//
+//   - Heartbeats (appends that say nothing but "I lead") wait up to Config.HeartbeatGather for others to the same node,
+//     and go into the inbox like everything else: raft's heartbeat fast path can lose data (raft#695).
+//   - No pipelining (raft#612); PreVote is there.
+//   - A batch of entries is cut at Config.FrameBytesMax; raft has no such limit (cutBatch).
+//   - The receiving end lowers a commit index to what the message itself vouches for (lowerCommit).
+//   - Appends with content, snapshots and TimeoutNow carry a sequence per sender, receiver and term; one that a later
+//     message has overtaken is refused (history).
+//   - TimeoutNow carries the leader's term, and one of a deposed leader is refused.
+//
+// # Goroutines
+//
+// A Facade's raft methods are called from raft's goroutines and block until the answer, their deadline or Close. Per
+// open Facade one goroutine collects raft's answers, which come in the order in which raft took the requests. Per dialed
+// peer there are three (link, sender, receiver), per accepted stream two beside gRPC's own. None is started per message,
+// except one per stream that waits for its first message. Transport.Close joins all of them; end it before stopping the gRPC server gracefully, which waits for streams to end.
+//
+// Start reading at Transport, then Facade.call and pipe.
+package transport

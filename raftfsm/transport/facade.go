@@ -1,0 +1,270 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	ostrakapb "github.com/ostraka-db/ostraka/proto"
+	"github.com/ostraka-db/ostraka/shard"
+)
+
+var (
+	// ErrNoReplica: the replica that a request is for is not open here.
+	ErrNoReplica = errors.New("transport: no such replica here")
+	// ErrInboxFull: the replica's raft is behind by inboxMax requests.
+	ErrInboxFull = errors.New("transport: the replica's inbox is full")
+	// ErrNotSender: the request's header names another replica than the one it came from.
+	ErrNotSender = errors.New("transport: the header names another sender")
+	// ErrNotLeading: a TimeoutNow of a replica that has led in no term.
+	ErrNotLeading = errors.New("transport: no term to hand over")
+	// ErrRefused: the peer refused a pre-vote request.
+	ErrRefused = errors.New("transport: refused by the node")
+)
+
+// RemoteError is what a peer answered in place of a result.
+type RemoteError struct {
+	Node shard.NodeID
+	Text string
+}
+
+func (e *RemoteError) Error() string { return fmt.Sprintf("transport: node %s: %s", e.Node, e.Text) }
+
+// inboxMax bounds the requests that wait for one replica's raft. A peer replica has at most two or three under way, and
+// those that it has given up on are few, at one per deadline. A request over it is answered with ErrInboxFull.
+const inboxMax = 64
+
+// Facade is one group's raft.Transport (and raft.WithPreVote, raft.WithClose) over the shared streams. Its life is that
+// of one raft.Raft: from Transport.Open to Close.
+type Facade struct {
+	t       *Transport
+	group   shard.ID
+	replica shard.ReplicaID
+	history *history
+	// ctx ends with Close; the context of each call hangs below it.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	consumer chan raft.RPC // never closed: raft takes a closed channel's zero value for a request
+	// collecting holds, in the order in which raft takes them, the requests whose answers the collector waits for.
+	collecting chan collectable
+	collected  chan struct{} // closed when the collector has ended
+
+	inbox  sync.Mutex // held while a request is put into consumer and collecting, so that both have the same order
+	closed bool       // guarded by inbox
+
+	outbound  sync.Mutex // held from taking a sequence to queueing the message, so that both have the same order
+	sequences map[shard.ReplicaID]position
+	ledTerm   uint64 // the last term in which this replica sent appends; guarded by outbound
+}
+
+// collectable is a request that raft has or will have, and the pipe that waits for the answer.
+type collectable struct {
+	pipe    *pipe
+	request *ostrakapb.Envelope
+	answer  <-chan raft.RPCResponse
+}
+
+var (
+	_ raft.Transport   = (*Facade)(nil)
+	_ raft.WithPreVote = (*Facade)(nil)
+	_ raft.WithClose   = (*Facade)(nil)
+)
+
+func newFacade(t *Transport, group shard.ID, replica shard.ReplicaID, h *history) *Facade {
+	f := &Facade{
+		t: t, group: group, replica: replica, history: h,
+		consumer: make(chan raft.RPC, inboxMax),
+		// One more than consumer holds: raft works on one while the collector still has it.
+		collecting: make(chan collectable, inboxMax+1),
+		collected:  make(chan struct{}),
+		sequences:  make(map[shard.ReplicaID]position),
+	}
+	f.ctx, f.cancel = context.WithCancelCause(context.Background())
+	return f
+}
+
+// Close ends the Facade and no stream: its waiting calls return ErrClosed, and requests that raft has not answered are
+// answered with an error. Close it before waiting for raft's shutdown, which waits for those calls. It may be repeated.
+func (f *Facade) Close() error {
+	f.inbox.Lock()
+	if !f.closed {
+		f.closed = true
+		close(f.collecting)
+		f.cancel(ErrClosed)
+	}
+	f.inbox.Unlock()
+	<-f.collected
+
+	f.t.mu.Lock()
+	defer f.t.mu.Unlock()
+	if f.t.facades[f.group] == f {
+		delete(f.t.facades, f.group)
+	}
+	return nil
+}
+
+// Consumer is where raft's main loop takes requests.
+func (f *Facade) Consumer() <-chan raft.RPC { return f.consumer }
+
+// LocalAddr is Address of this replica.
+func (f *Facade) LocalAddr() raft.ServerAddress { return Address(f.t.cfg.Self, f.replica) }
+
+// EncodePeer returns the address bytes.
+func (f *Facade) EncodePeer(_ raft.ServerID, address raft.ServerAddress) []byte {
+	return []byte(address)
+}
+
+// DecodePeer is the inverse of EncodePeer.
+func (f *Facade) DecodePeer(b []byte) raft.ServerAddress { return raft.ServerAddress(b) }
+
+// SetHeartbeatHandler is ignored. The handler would change raft's term and state on the receiver's goroutine, beside
+// the main loop, by which committed entries can be lost (raft#695).
+func (f *Facade) SetHeartbeatHandler(func(raft.RPC)) {}
+
+// AppendEntriesPipeline is not supported: after one refused append raft's pipeline can starve the follower (raft#612).
+func (f *Facade) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return nil, raft.ErrPipelineReplicationNotSupported
+}
+
+// AppendEntries sends an append, at most Config.FrameBytesMax of its entries, and waits for the answer: by
+// Config.AppendTimeout, or Config.VoteTimeout for a heartbeat. The entries that were left out are cut from args, which
+// is where raft looks for what was sent.
+func (f *Facade) AppendEntries(_ raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if args.PrevLogEntry == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0 {
+		return f.call(target, args, resp, callOptions{timeout: f.t.cfg.VoteTimeout, lazy: true})
+	}
+	args.Entries = cutBatch(args.Entries, f.t.cfg.FrameBytesMax)
+	return f.call(target, args, resp, callOptions{timeout: f.t.cfg.AppendTimeout, ordered: true, patient: true})
+}
+
+// RequestVote asks for a vote.
+func (f *Facade) RequestVote(_ raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	f.history.reached(args.Term)
+	return f.call(target, args, resp, callOptions{timeout: f.t.cfg.VoteTimeout})
+}
+
+// RequestPreVote asks whether a vote would be given.
+//
+// raft takes an error that contains "unexpected command" for a peer too old to know pre-votes, and counts it as granted.
+// So a peer's own words must not reach it.
+func (f *Facade) RequestPreVote(_ raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	err := f.call(target, args, resp, callOptions{timeout: f.t.cfg.VoteTimeout})
+	var remote *RemoteError
+	if errors.As(err, &remote) {
+		return ErrRefused
+	}
+	return err
+}
+
+// TimeoutNow tells the target to stand for election at once. It carries the term in which this replica last led.
+func (f *Facade) TimeoutNow(_ raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return f.call(target, args, resp, callOptions{timeout: f.t.cfg.VoteTimeout, ordered: true})
+}
+
+// InstallSnapshot sends a snapshot of args.Size bytes and waits until it is installed; see sendSnapshot.
+func (f *Facade) InstallSnapshot(_ raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	node, replica, err := ParseAddress(target)
+	if err != nil {
+		return err
+	}
+	answer, err := f.sendSnapshot(node, f.envelope(replica, args), args.Size, data)
+	if err != nil {
+		return err
+	}
+	return readReply(answer, resp)
+}
+
+type callOptions struct {
+	timeout time.Duration
+	lazy    bool // may wait to be joined with others
+	ordered bool // carries a sequence, and is refused if it arrives after a later one
+	patient bool // waits for a link that is down
+}
+
+// call sends one request and fills in the response. It returns by the timeout, and at once when the Facade is closed.
+func (f *Facade) call(target raft.ServerAddress, args, resp any, opts callOptions) error {
+	node, replica, err := ParseAddress(target)
+	if err != nil {
+		return err
+	}
+	p, err := f.t.peer(node)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(f.ctx, opts.timeout, ErrTimeout)
+	defer cancel()
+	d, err := p.link.acquire(ctx, opts.patient)
+	if err != nil {
+		return err
+	}
+	request := f.envelope(replica, args)
+	waiting, err := f.submit(d, request, opts)
+	if err != nil {
+		return err
+	}
+	answer, err := d.wait(ctx, request, waiting)
+	if err != nil {
+		return err
+	}
+	return readReply(answer, resp)
+}
+
+func (f *Facade) envelope(to shard.ReplicaID, args any) *ostrakapb.Envelope {
+	e := &ostrakapb.Envelope{Group: uint32(f.group), FromReplica: uint64(f.replica), ToReplica: uint64(to)}
+	setRequest(e, args)
+	return e
+}
+
+// submit queues a request, with its sequence if it is ordered.
+func (f *Facade) submit(d *dialed, request *ostrakapb.Envelope, opts callOptions) (<-chan *ostrakapb.Envelope, error) {
+	f.outbound.Lock()
+	defer f.outbound.Unlock()
+	if err := f.stampLocked(request, opts.ordered); err != nil {
+		return nil, err
+	}
+	return d.submit(request, opts.lazy)
+}
+
+// stampLocked adds what raft's own messages lack: the leader's term to a TimeoutNow, and a sequence.
+func (f *Facade) stampLocked(request *ostrakapb.Envelope, ordered bool) error {
+	switch request.Body.(type) {
+	case *ostrakapb.Envelope_Append, *ostrakapb.Envelope_Install:
+		f.ledTerm = max(f.ledTerm, request.Term)
+		f.history.reached(request.Term)
+	case *ostrakapb.Envelope_TimeoutNow:
+		if f.ledTerm == 0 {
+			return ErrNotLeading
+		}
+		request.Term = f.ledTerm
+	}
+	if !ordered {
+		return nil
+	}
+	to := shard.ReplicaID(request.ToReplica)
+	at := f.sequences[to]
+	if at.term != request.Term {
+		at = position{term: request.Term}
+	}
+	at.sequence++
+	f.sequences[to] = at
+	request.Sequence = at.sequence
+	return nil
+}
+
+// cutBatch returns the first entries, up to bytesMax of data but at least one.
+func cutBatch(entries []*raft.Log, bytesMax int) []*raft.Log {
+	bytes := 0
+	for i, l := range entries {
+		bytes += len(l.Data) + len(l.Extensions)
+		if i > 0 && bytes > bytesMax {
+			return entries[:i]
+		}
+	}
+	return entries
+}

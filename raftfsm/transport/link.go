@@ -1,0 +1,262 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/backoff"
+
+	ostrakapb "github.com/ostraka-db/ostraka/proto"
+)
+
+// ErrLinkDown: the stream to the peer broke or can't be opened; the cause is wrapped. A request that was on its way may
+// have been taken.
+var ErrLinkDown = errors.New("transport: link down")
+
+// link keeps the dialed stream to one peer.
+//
+//	         something to send               handshake done
+//	 idle ────────────────────► connecting ────────────────► up
+//	(never tried)                   ▲  │ failed                │ broke
+//	                 something to   │  ▼                       │
+//	                 send, pause ── down ◄─────────────────────┘
+//	                 over
+//
+// Nobody is dialed for nothing: after a failure the link pauses, and then waits for the next request. While it is down,
+// requests fail at once, except patient ones, which wait for it to come up. The first connect is waited for by all.
+type link struct {
+	t    *Transport
+	peer *peer
+
+	demand chan struct{} // holds a token when something is to be sent and the link is not up
+	alive  chan struct{} // holds a token when the peer was heard from; ends the pause
+
+	mu      sync.Mutex
+	current *dialed       // nil unless up
+	failure error         // why the link is not up; nil while it is, and before the first failure
+	changed chan struct{} // closed and replaced with each change of the two above
+}
+
+func newLink(t *Transport, p *peer) *link {
+	return &link{t: t, peer: p, demand: make(chan struct{}, 1), alive: make(chan struct{}, 1), changed: make(chan struct{})}
+}
+
+func (l *link) connected() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.current != nil
+}
+
+func (l *link) set(current *dialed, failure error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.current, l.failure = current, failure
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// acquire returns the stream's end. Impatient callers get ErrLinkDown while the link is known to be down.
+func (l *link) acquire(ctx context.Context, patient bool) (*dialed, error) {
+	for {
+		l.mu.Lock()
+		current, failure, changed := l.current, l.failure, l.changed
+		l.mu.Unlock()
+		if current != nil {
+			return current, nil
+		}
+		signal(l.demand)
+		if failure != nil && !patient {
+			return nil, fmt.Errorf("%w: %w", ErrLinkDown, failure)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			if failure != nil {
+				return nil, fmt.Errorf("%w: %w: %w", context.Cause(ctx), ErrLinkDown, failure)
+			}
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// redial is the pause between attempts, for gRPC's own connections and for the link alike.
+func (t *Transport) redial() backoff.Config {
+	return backoff.Config{BaseDelay: t.cfg.RedialMax / 20, Multiplier: 2, Jitter: 0.3, MaxDelay: t.cfg.RedialMax}
+}
+
+// run is the link's goroutine.
+func (l *link) run() {
+	pauses := l.t.redial()
+	pause := pauses.BaseDelay
+	for l.wait(l.demand, 0) {
+		began := time.Now()
+		err := l.serve()
+		if l.t.ctx.Err() != nil {
+			err = ErrClosed
+		}
+		l.set(nil, err)
+		l.t.cfg.Logger.Debug("link down", "peer", l.peer.node, "error", err)
+		if time.Since(began) > pauses.MaxDelay+l.t.cfg.DialTimeout { // it had been up for a while
+			pause = pauses.BaseDelay
+		}
+		jitter := 1 + pauses.Jitter*(2*rand.Float64()-1)
+		l.wait(l.alive, time.Duration(float64(pause)*jitter))
+		pause = min(time.Duration(float64(pause)*pauses.Multiplier), pauses.MaxDelay)
+	}
+}
+
+// wait returns at a token, or after a pause unless that is 0; false once the Transport is closed.
+func (l *link) wait(token <-chan struct{}, pause time.Duration) bool {
+	var over <-chan time.Time
+	if pause > 0 {
+		timer := time.NewTimer(pause)
+		defer timer.Stop()
+		over = timer.C
+	}
+	select {
+	case <-token:
+	case <-over:
+	case <-l.t.ctx.Done():
+		return false
+	}
+	return true
+}
+
+// heardFrom tells the link that the peer lives: one that is down is tried again now, rather than by the next request, which
+// would fail for it (a vote, perhaps, of a cluster that has just started).
+func (l *link) heardFrom() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failure != nil {
+		signal(l.alive)
+		signal(l.demand)
+	}
+}
+
+// serve connects to wherever the address book says, and carries requests until the stream ends. Each attempt has its
+// own gRPC connection: gRPC's would go on dialing the address it was made for.
+func (l *link) serve() error {
+	l.peer.counters.dials.Add(1)
+	address, err := l.t.resolve(l.peer.node)
+	if err != nil {
+		return err
+	}
+	conn, err := l.t.connect(address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancelCause(l.t.ctx)
+	defer cancel(nil)
+
+	patience := time.AfterFunc(l.t.cfg.DialTimeout, func() { cancel(fmt.Errorf("%w: connecting to %q", ErrTimeout, address)) })
+	defer patience.Stop()
+	stream, err := ostrakapb.NewRaftClient(conn).Exchange(ctx)
+	if err != nil {
+		return causeOr(ctx, err)
+	}
+	hs, err := l.greet(stream)
+	if err != nil {
+		return causeOr(ctx, err)
+	}
+	if !patience.Stop() {
+		return context.Cause(ctx)
+	}
+	l.t.cfg.Learned(hs)
+
+	d := newDialed(newPipe(l.t, l.peer, stream, true))
+	l.set(d, nil)
+	return d.pipe.run()
+}
+
+// greet exchanges handshakes, and judges the peer's.
+func (l *link) greet(stream frames) (*ostrakapb.Handshake, error) {
+	if err := stream.Send(&ostrakapb.Frame{Handshake: l.t.handshake(l.peer.node)}); err != nil {
+		return nil, err
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return nil, err
+	}
+	if err := l.t.judge(first.Handshake, l.peer.node); err != nil {
+		l.t.cfg.Logger.Warn("peer refused", "peer", l.peer.node, "error", err)
+		return nil, err
+	}
+	return first.Handshake, nil
+}
+
+// causeOr returns why a context was cancelled, or err if it was not.
+func causeOr(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// dialed is the requesting end of a pipe: it numbers requests and finds the caller for each answer.
+type dialed struct {
+	pipe *pipe
+
+	mu       sync.Mutex
+	calls    map[uint64]chan<- *ostrakapb.Envelope // each has room for its one answer
+	lastCall uint64
+}
+
+func newDialed(p *pipe) *dialed {
+	d := &dialed{pipe: p, calls: make(map[uint64]chan<- *ostrakapb.Envelope)}
+	p.handle = d.settle
+	return d
+}
+
+// settle hands an answer to its caller; one that nobody waits for any more is dropped.
+func (d *dialed) settle(answer *ostrakapb.Envelope) {
+	d.mu.Lock()
+	waiting := d.calls[answer.GetCall()]
+	delete(d.calls, answer.GetCall())
+	d.mu.Unlock()
+	if waiting != nil {
+		waiting <- answer
+	}
+}
+
+// submit numbers a request and puts it into the queue.
+func (d *dialed) submit(request *ostrakapb.Envelope, lazy bool) (<-chan *ostrakapb.Envelope, error) {
+	answer := make(chan *ostrakapb.Envelope, 1)
+	d.mu.Lock()
+	d.lastCall++
+	request.Call = d.lastCall
+	d.calls[request.Call] = answer
+	d.mu.Unlock()
+	if err := d.pipe.outbox.push(request, lazy); err != nil {
+		d.forget(request)
+		return nil, err
+	}
+	return answer, nil
+}
+
+func (d *dialed) forget(request *ostrakapb.Envelope) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.calls, request.Call)
+}
+
+// wait returns the answer to a submitted request. A refusal comes back as a *RemoteError.
+func (d *dialed) wait(ctx context.Context, request *ostrakapb.Envelope, answer <-chan *ostrakapb.Envelope) (*ostrakapb.Envelope, error) {
+	select {
+	case e := <-answer:
+		if e.Error != "" {
+			return nil, &RemoteError{Node: d.pipe.peer.node, Text: e.Error}
+		}
+		return e, nil
+	case <-d.pipe.done:
+		return nil, fmt.Errorf("%w: %w", ErrLinkDown, d.pipe.err)
+	case <-ctx.Done():
+		d.forget(request)
+		d.pipe.outbox.withdraw(request)
+		return nil, context.Cause(ctx)
+	}
+}

@@ -1,0 +1,168 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	ostrakapb "github.com/ostraka-db/ostraka/proto"
+)
+
+// ErrSilent: the peer sent nothing for quietPulsesMax beats, not even an answer to an empty frame.
+var ErrSilent = errors.New("transport: the node has fallen silent")
+
+// quietPulsesMax beats of Config.Pulse without a frame end a stream. A partition that swallows packets is noticed by
+// this, long before TCP gives up.
+const quietPulsesMax = 3
+
+// frames is one end of an Exchange stream; gRPC's client and server types both are.
+type frames interface {
+	Send(*ostrakapb.Frame) error
+	Recv() (*ostrakapb.Frame, error)
+}
+
+// pipe runs one Exchange stream after the handshake, on either end: a sender empties the outbox, a receiver hands
+// each envelope to handle, and run watches over both.
+//
+//	dialing end    sends requests, and an empty frame at each beat that heard nothing
+//	accepting end  sends answers, and an empty frame for each empty frame
+type pipe struct {
+	t       *Transport
+	peer    *peer
+	stream  frames
+	dialing bool
+	// handle takes an envelope on the receiver's goroutine; it must not block, for all groups wait behind it.
+	handle func(*ostrakapb.Envelope)
+	outbox *outbox
+
+	heard atomic.Bool // a frame came since the last beat
+
+	done chan struct{} // closed by fail
+	once sync.Once
+	err  error // why it ended; constant once done is closed
+}
+
+func newPipe(t *Transport, p *peer, stream frames, dialing bool) *pipe {
+	return &pipe{t: t, peer: p, stream: stream, dialing: dialing, outbox: newOutbox(&t.cfg), done: make(chan struct{})}
+}
+
+// fail ends the pipe with the first reason given.
+func (p *pipe) fail(err error) {
+	p.once.Do(func() {
+		p.err = err
+		close(p.done)
+	})
+}
+
+// run returns when the stream has ended, with the reason. The caller must then end the stream itself, for sender and
+// receiver may still stand in a gRPC call; Transport.Close waits for them.
+func (p *pipe) run() error {
+	started := p.t.start(func() {
+		if err := p.outbox.run(p.done, p.send); err != nil {
+			p.fail(err)
+		}
+	}) && p.t.start(p.receive)
+	if !started {
+		p.fail(ErrClosed)
+	}
+	p.watch()
+	return p.err
+}
+
+// watch waits for the end, and brings it about when the peer is silent or the Transport closes.
+func (p *pipe) watch() {
+	pulse := time.NewTicker(p.t.cfg.Pulse)
+	defer pulse.Stop()
+	quiet := 0
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-p.t.ctx.Done():
+			p.fail(ErrClosed)
+			return
+		case <-pulse.C:
+		}
+		if p.heard.Swap(false) {
+			quiet = 0
+			continue
+		}
+		if quiet++; quiet >= quietPulsesMax {
+			p.fail(fmt.Errorf("%w: %q", ErrSilent, p.peer.node))
+			return
+		}
+		if p.dialing {
+			p.outbox.ping()
+		}
+	}
+}
+
+func (p *pipe) send(frame *ostrakapb.Frame, bytes int) error {
+	sent := &p.peer.counters.sent
+	sent.frames.Add(1)
+	sent.bytes.Add(uint64(bytes))
+	sent.envelopes.Add(uint64(len(frame.Envelopes)))
+	for _, e := range frame.Envelopes {
+		if isHeartbeat(e) {
+			sent.heartbeats.Add(1)
+		}
+	}
+	return p.stream.Send(frame)
+}
+
+func (p *pipe) receive() {
+	received := &p.peer.counters.received
+	for {
+		frame, err := p.stream.Recv()
+		if err != nil {
+			p.fail(err)
+			return
+		}
+		p.heard.Store(true)
+		received.frames.Add(1)
+		if len(frame.Envelopes) == 0 && !p.dialing {
+			p.outbox.ping()
+		}
+		received.envelopes.Add(uint64(len(frame.Envelopes)))
+		for _, e := range frame.Envelopes {
+			received.bytes.Add(uint64(proto.Size(e)))
+			if isHeartbeat(e) {
+				received.heartbeats.Add(1)
+			}
+			p.handle(e)
+		}
+	}
+}
+
+// answer sends the answer to a request that came by this pipe. An answer that finds the queue full is dropped: the
+// requester's deadline deals with it, as with one that is lost on the way.
+func (p *pipe) answer(e *ostrakapb.Envelope, lazy bool) {
+	if err := p.outbox.push(e, lazy); err != nil {
+		p.peer.counters.dropped.Add(1)
+	}
+}
+
+// answerTo begins the answer to a request.
+func answerTo(request *ostrakapb.Envelope) *ostrakapb.Envelope {
+	return &ostrakapb.Envelope{
+		Call: request.GetCall(), Group: request.GetGroup(),
+		FromReplica: request.GetToReplica(), ToReplica: request.GetFromReplica(),
+	}
+}
+
+// refusal is an answer that reports a failure.
+func refusal(request *ostrakapb.Envelope, err error) *ostrakapb.Envelope {
+	answer := answerTo(request)
+	answer.Error = err.Error()
+	return answer
+}
+
+// isHeartbeat recognises the append of raft's heartbeat goroutine: leader and term, and nothing else.
+func isHeartbeat(e *ostrakapb.Envelope) bool {
+	a := e.GetAppend()
+	return a != nil && a.PrevLogEntry == 0 && len(a.Entries) == 0 && a.LeaderCommitIndex == 0
+}

@@ -1,0 +1,57 @@
+package transport
+
+import (
+	"sync/atomic"
+
+	"github.com/ostraka-db/ostraka/shard"
+)
+
+// Traffic counts one direction. Bytes are of encoded messages and snapshot data, without gRPC's framing.
+type Traffic struct {
+	Frames     uint64 // messages on Exchange streams, empty ones that try a quiet stream included
+	Envelopes  uint64 // raft's messages and Confirms, requests and answers; snapshots count two
+	Heartbeats uint64 // of the envelopes, requests that are heartbeats
+	Bytes      uint64
+}
+
+// PeerStats counts what went to and came from one peer node since New.
+type PeerStats struct {
+	Sent, Received Traffic
+	// Dials counts attempts to connect the Exchange stream.
+	Dials uint64
+	// Dropped counts answers lost to a full queue.
+	Dropped uint64
+	// Connected tells whether this node's stream to the peer stands at the moment.
+	Connected bool
+}
+
+type trafficCounters struct {
+	frames, envelopes, heartbeats, bytes atomic.Uint64
+}
+
+func (c *trafficCounters) snapshot() Traffic {
+	return Traffic{
+		Frames: c.frames.Load(), Envelopes: c.envelopes.Load(),
+		Heartbeats: c.heartbeats.Load(), Bytes: c.bytes.Load(),
+	}
+}
+
+type peerCounters struct {
+	sent, received trafficCounters
+	dials, dropped atomic.Uint64
+}
+
+// Stats counts per peer node ever met or dialed. Any goroutine may call it.
+func (t *Transport) Stats() map[shard.NodeID]PeerStats {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	stats := make(map[shard.NodeID]PeerStats, len(t.peers))
+	for node, p := range t.peers {
+		stats[node] = PeerStats{
+			Sent: p.counters.sent.snapshot(), Received: p.counters.received.snapshot(),
+			Dials: p.counters.dials.Load(), Dropped: p.counters.dropped.Load(),
+			Connected: p.link.connected(),
+		}
+	}
+	return stats
+}
