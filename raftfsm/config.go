@@ -1,0 +1,115 @@
+package raftfsm
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/ostraka-db/ostraka/raftfsm/storage"
+	"github.com/ostraka-db/ostraka/raftfsm/transport"
+	"github.com/ostraka-db/ostraka/shard"
+)
+
+// Config is what a Host needs. Zero numbers take the defaults named at each field.
+type Config struct {
+	Node      shard.NodeID
+	Storage   *storage.Node
+	Transport *transport.Transport
+	Clock     Clock
+	Logger    *slog.Logger
+	// Fatal reports what a node can't survive: a replica that met an unknown entry or could not swap in a
+	// snapshot. In production it ends the process. It may return in tests.
+	Fatal func(error)
+
+	Timing    Timing
+	Proposer  ProposerConfig
+	Snapshots SnapshotConfig
+	Reaping   ReapConfig
+}
+
+// Timing holds raft's timers.
+type Timing struct {
+	// Election is the time without a word from the leader after which a follower asks for pre-votes (drawn from
+	// [Election, 2 × Election)), and a candidate's patience. Default 1 s. Less means faster failover and more
+	// false alarms under load.
+	Election time.Duration
+	// LeaderLease is how long a leader goes on without answers from a majority. Default Election / 2.
+	LeaderLease time.Duration
+	// Commit is how long a follower of an idle shard may not know the newest commit. Default 500 ms; it costs a
+	// message per follower each time.
+	Commit time.Duration
+}
+
+// ProposerConfig bounds one group's writes on their way to the log.
+type ProposerConfig struct {
+	// QueueOpsMax is how many writes may wait; one more is ErrOverloaded. Default 4096.
+	QueueOpsMax int
+	// EntryBytesMax caps what is packed into one entry; a larger operation goes alone. Default 128 KiB.
+	EntryBytesMax int
+	// EntryOpsMax caps the operations of an entry. Default 1024.
+	EntryOpsMax int
+	// InFlightMax is how many entries are on their way at once. Default 4.
+	InFlightMax int
+	// EnqueueTimeout bounds the wait for raft to take an entry. Default 2 s.
+	EnqueueTimeout time.Duration
+}
+
+// SnapshotConfig says when a replica's log is cut.
+type SnapshotConfig struct {
+	// LogBytes appended since the last snapshot call for another. Default 64 MiB.
+	LogBytes uint64
+	// TrailingEntries are kept before the snapshot, so that a slow follower needs none. Default 20,000.
+	TrailingEntries uint64
+	// Parallel is how many replicas of a node are written at once. Default 1.
+	Parallel int
+	// CheckEvery is the scheduler's beat. Default 1 s.
+	CheckEvery time.Duration
+}
+
+// ReapConfig bounds the removal of expired keys.
+type ReapConfig struct {
+	// Every is the beat of the leaders' search for expired keys. Default 100 ms.
+	Every time.Duration
+	// KeysMax is how many keys one entry removes. Default 256.
+	KeysMax int
+	// EntriesMax is how many such entries a shard proposes per beat. Default 8.
+	EntriesMax int
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (c *Config) withDefaults() (Config, error) {
+	d := *c
+	setDefault(&d.Timing.Election, time.Second)
+	setDefault(&d.Timing.LeaderLease, d.Timing.Election/2)
+	setDefault(&d.Timing.Commit, 500*time.Millisecond)
+	setDefault(&d.Proposer.QueueOpsMax, 4096)
+	setDefault(&d.Proposer.EntryBytesMax, 128<<10)
+	setDefault(&d.Proposer.EntryOpsMax, 1024)
+	setDefault(&d.Proposer.InFlightMax, 4)
+	setDefault(&d.Proposer.EnqueueTimeout, 2*time.Second)
+	setDefault(&d.Snapshots.LogBytes, 64<<20)
+	setDefault(&d.Snapshots.TrailingEntries, 20_000)
+	setDefault(&d.Snapshots.Parallel, 1)
+	setDefault(&d.Snapshots.CheckEvery, time.Second)
+	setDefault(&d.Reaping.Every, 100*time.Millisecond)
+	setDefault(&d.Reaping.KeysMax, 256)
+	setDefault(&d.Reaping.EntriesMax, 8)
+	if d.Clock == nil {
+		d.Clock = NewSystemClock()
+	}
+	switch {
+	case d.Node == "":
+		return d, fmt.Errorf("raftfsm: Config.Node is empty")
+	case d.Storage == nil || d.Transport == nil || d.Logger == nil || d.Fatal == nil:
+		return d, fmt.Errorf("raftfsm: Config needs Storage, Transport, Logger and Fatal")
+	case d.Timing.LeaderLease > d.Timing.Election:
+		return d, fmt.Errorf("raftfsm: Timing.LeaderLease %s is over Timing.Election %s", d.Timing.LeaderLease, d.Timing.Election)
+	}
+	return d, nil
+}

@@ -1,0 +1,169 @@
+package raftfsm
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"math"
+	"reflect"
+	"testing"
+
+	"github.com/ostraka-db/ostraka/shard"
+	"github.com/ostraka-db/ostraka/store"
+)
+
+func sampleEntries() []entry {
+	return []entry{
+		{Kind: entryTick, Time: 1700000000000},
+		{Kind: entryReap, Time: 5, Slot: 16383, Cutoff: 4, Limit: 256},
+		{Kind: entryOwn, Time: 1, Ranges: []shard.Range{{From: 0, To: 5461}, {From: 16000, To: 16384}}},
+		{Kind: entryOps, Time: 7, Ops: []sessionOp{
+			{Op: store.Op{Kind: store.OpSet, Key: []byte("k"), Value: []byte("v"), TTL: 1000, Condition: store.CondVersion, IfVersion: 9, ReturnPrevious: true},
+				Session: Session{ClientID: [16]byte{1, 2, 15: 3}, Request: 8, Lowest: 7, Attempt: 2}},
+			{Op: store.Op{Kind: store.OpSet, Key: []byte{0, 255}, KeepTTL: true, Condition: store.CondAbsent}},
+			{Op: store.Op{Kind: store.OpIncrement, Key: []byte("n"), Delta: math.MinInt64}},
+			{Op: store.Op{Kind: store.OpCompareAndSet, Key: []byte("c"), Old: []byte("a"), Value: []byte("b")}},
+			{Op: store.Op{Kind: store.OpAppend, Key: []byte("a"), Value: []byte("tail"), ValueBytesMax: 8 << 20}},
+			{Op: store.Op{Kind: store.OpExpire, Key: []byte("e"), TTL: math.MaxInt64}},
+			{Op: store.Op{Kind: store.OpTouch, Key: bytes.Repeat([]byte("x"), 300)}},
+		}},
+	}
+}
+
+func TestEntryRoundTrip(t *testing.T) {
+	encoder := newEntryEncoder()
+	for _, want := range sampleEntries() {
+		data, err := encoder.encode(&want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decodeEntry(data)
+		if err != nil {
+			t.Fatalf("kind %d: %v", want.Kind, err)
+		}
+		if !reflect.DeepEqual(*got, want) {
+			t.Errorf("got  %+v\nwant %+v", *got, want)
+		}
+	}
+}
+
+// The bytes of format 1 stand in logs: they may be read for ever, so they are pinned here.
+func TestEntryGolden(t *testing.T) {
+	golden := map[entryKind]string{
+		entryTick: "930103cf0000018bcfe56800",
+		entryReap: "96010405cd3fff04cd0100",
+		entryOwn:  "940102019292" + "00cd1555" + "92cd3e80cd4000",
+	}
+	encoder := newEntryEncoder()
+	for _, ent := range sampleEntries() {
+		want, ok := golden[ent.Kind]
+		if !ok {
+			continue
+		}
+		data, err := encoder.encode(&ent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := hex.EncodeToString(data); got != want {
+			t.Errorf("kind %d: %s, want %s", ent.Kind, got, want)
+		}
+	}
+	op := entry{Kind: entryOps, Time: 1, Ops: []sessionOp{{
+		Op:      store.Op{Kind: store.OpSet, Key: []byte("key"), Value: []byte("value"), TTL: 9},
+		Session: Session{ClientID: [16]byte{0xaa}, Request: 3, Lowest: 2, Attempt: 1},
+	}}}
+	data, err := encoder.encode(&op)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "94010101919d0100c410aa000000000000000000000000000000030201c4036b6579c40576616c7565c000090000"
+	if got := hex.EncodeToString(data); got != want {
+		t.Errorf("ops: %s, want %s", got, want)
+	}
+}
+
+func TestDecodeEntryRefuses(t *testing.T) {
+	encoder := newEntryEncoder()
+	tick, err := encoder.encode(&entry{Kind: entryTick, Time: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases := map[string][]byte{
+		"nothing":           nil,
+		"not an array":      {0x01},
+		"a later format":    {0x93, 0x02, 0x03, 0x01},
+		"an unknown kind":   {0x93, 0x01, 0x7f, 0x01},
+		"bytes after":       append(bytes.Clone(tick), 0),
+		"missing field":     {0x92, 0x01, 0x03},
+		"huge array":        {0x94, 0x01, 0x01, 0x01, 0xdd, 0xff, 0xff, 0xff, 0xff},
+		"slot out of range": {0x96, 0x01, 0x04, 0x05, 0xcd, 0x40, 0x00, 0x04, 0x01},
+		"empty range":       {0x94, 0x01, 0x02, 0x01, 0x91, 0x92, 0x05, 0x05},
+	}
+	for name, data := range cases {
+		if _, err := decodeEntry(data); !errors.Is(err, ErrUnknownEntry) {
+			t.Errorf("%s: %v, want ErrUnknownEntry", name, err)
+		}
+	}
+	for n := range len(tick) {
+		if _, err := decodeEntry(tick[:n]); !errors.Is(err, ErrUnknownEntry) {
+			t.Errorf("cut at %d: %v", n, err)
+		}
+	}
+}
+
+// A claimed length is refused before memory is taken for it.
+func TestDecodeEntryBoundsAllocation(t *testing.T) {
+	// An op whose key claims 4 GiB.
+	data := []byte{0x94, 0x01, 0x01, 0x01, 0x91, 0x9d, 0x01, 0x00, 0xc0, 0x00, 0x00, 0x00, 0xc6, 0xff, 0xff, 0xff, 0xff}
+	allocated := testing.AllocsPerRun(10, func() {
+		if _, err := decodeEntry(data); err == nil {
+			t.Fatal("no error")
+		}
+	})
+	if allocated > 100 {
+		t.Errorf("%v allocations", allocated)
+	}
+}
+
+func TestEncodedSizeIsABound(t *testing.T) {
+	encoder := newEntryEncoder()
+	for _, ent := range sampleEntries() {
+		for _, so := range ent.Ops {
+			data, err := encoder.encode(&entry{Kind: entryOps, Time: math.MaxInt64, Ops: []sessionOp{so}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(data) > encodedSize(&so.Op)+16 {
+				t.Errorf("%+v takes %d bytes, bound %d", so, len(data), encodedSize(&so.Op))
+			}
+		}
+	}
+}
+
+func FuzzDecodeEntry(f *testing.F) {
+	encoder := newEntryEncoder()
+	for _, ent := range sampleEntries() {
+		data, err := encoder.encode(&ent)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		ent, err := decodeEntry(data)
+		if err != nil {
+			if !errors.Is(err, ErrUnknownEntry) {
+				t.Fatalf("untyped error: %v", err)
+			}
+			return
+		}
+		again, err := newEntryEncoder().encode(ent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		twice, err := decodeEntry(again)
+		if err != nil || !reflect.DeepEqual(ent, twice) {
+			t.Fatalf("decoded %+v, encoded and decoded again %+v, %v", ent, twice, err)
+		}
+	})
+}

@@ -1,0 +1,60 @@
+package raftfsm
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/ostraka-db/ostraka/shard"
+)
+
+// A failed write is one of two kinds, never merged. ErrOutcomeUnknown means that the entry was handed to the
+// log and may yet be committed. Every other error of this package means that it was not, and will not be.
+var (
+	// ErrNotLeader: this replica does not lead its group. *NotLeaderError names the leader where it is known.
+	ErrNotLeader = errors.New("this replica is not the shard's leader")
+	// ErrNotReady: the replica leads but has not yet applied what earlier leaders committed.
+	ErrNotReady = errors.New("the shard's leader is not ready yet")
+	// ErrNotConfirmed: no majority of voters confirmed the leader's term in time; a read was not answered.
+	ErrNotConfirmed = errors.New("no majority confirmed the leader's term")
+	// ErrOverloaded: the group's queue is full.
+	ErrOverloaded = errors.New("the shard's queue is full")
+	// ErrDeadline: the caller's deadline passed before the work was handed to the log.
+	ErrDeadline = errors.New("deadline passed before the work began")
+	// ErrStopped: the group is being closed.
+	ErrStopped = errors.New("the group is stopped")
+	// ErrOutcomeUnknown: the entry was handed to the log; whether it was or will be committed is not known.
+	ErrOutcomeUnknown = errors.New("outcome unknown")
+	// ErrUnknownEntry: the log holds an entry that this build can't read. The replica stops rather than guess.
+	ErrUnknownEntry = errors.New("log entry of an unknown format")
+	// ErrBadSnapshot: a snapshot's bytes don't decode.
+	ErrBadSnapshot = errors.New("snapshot does not decode")
+	// ErrBadMeta: a change to the cluster's state contradicts that state.
+	ErrBadMeta = errors.New("change to the cluster's state refused")
+)
+
+// NotLeaderError is ErrNotLeader together with what this replica believes.
+type NotLeaderError struct {
+	Group shard.ID
+	// Leader is empty where no leader is known.
+	Leader shard.NodeID
+}
+
+func (e *NotLeaderError) Error() string {
+	if e.Leader == "" {
+		return fmt.Sprintf("shard %d has no known leader", e.Group)
+	}
+	return fmt.Sprintf("shard %d is led by %s", e.Group, e.Leader)
+}
+
+// Is makes errors.Is(err, ErrNotLeader) true.
+func (e *NotLeaderError) Is(target error) bool { return target == ErrNotLeader }
+
+// notDone reports whether raft refused an entry before it could reach any log but by a later call.
+// Everything else that Apply's future returns leaves the outcome open: leadership lost, aborted by a restore,
+// shutdown and any error of the log store (raft.md "Errors").
+func notDone(err error) bool {
+	return errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrEnqueueTimeout) ||
+		errors.Is(err, raft.ErrLeadershipTransferInProgress)
+}

@@ -1,0 +1,187 @@
+package raftfsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/ostraka-db/ostraka/raftfsm/transport"
+	"github.com/ostraka-db/ostraka/shard"
+)
+
+var roleNames = map[raft.RaftState]string{
+	raft.Follower: "follower", raft.Candidate: "candidate", raft.Leader: "leader", raft.Shutdown: "shutdown",
+}
+
+func (l *life) isLeader() bool { return l.raft.State() == raft.Leader }
+
+// Host runs all replicas of one node: it starts and stops groups, owns the confirmation rounds that they
+// share, and the scheduler that takes snapshots, removes expired keys and looks after stuck groups.
+type Host struct {
+	cfg       Config
+	confirmer *confirmer
+	scheduler *scheduler
+
+	mu     sync.RWMutex
+	closed bool
+	groups map[shard.ID]*Group
+	meta   *Meta
+}
+
+// NewHost starts a host without replicas.
+func NewHost(cfg Config) (*Host, error) {
+	full, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{cfg: full, groups: make(map[shard.ID]*Group)}
+	h.confirmer = newConfirmer(full.Node, full.Timing.Election, full.Transport.Confirm)
+	h.scheduler = newScheduler(h)
+	return h, nil
+}
+
+// Bootstrap writes the first configuration of one group's replica on this node, without starting it. It is
+// safe to repeat as long as no replica of the node has been started.
+func (h *Host) Bootstrap(group shard.ID, id shard.ReplicaID, members []Member) error {
+	r := replica{host: h, group: group, id: id, log: h.cfg.Logger.With("shard", group, "replica", id)}
+	if err := r.bootstrap(members); err != nil {
+		return fmt.Errorf("bootstrapping replica %d of shard %d: %w", id, group, err)
+	}
+	return nil
+}
+
+// StartMeta starts this node's replica of the meta group. seed is what the first leader logs if the group
+// has no state yet.
+func (h *Host) StartMeta(id shard.ReplicaID, seed *ClusterState) (*Meta, error) {
+	m := newMeta(h, id, seed)
+	if err := m.replica.start(); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.meta = m
+	return m, nil
+}
+
+// StartGroup starts this node's replica of one shard.
+func (h *Host) StartGroup(spec GroupSpec) (*Group, error) {
+	g := newGroup(h, spec)
+	if err := g.replica.start(); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.groups[spec.Shard] = g
+	return g, nil
+}
+
+// Group returns this node's replica of a shard.
+func (h *Host) Group(id shard.ID) (*Group, bool) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	g, ok := h.groups[id]
+	return g, ok
+}
+
+// Groups returns the node's replicas ordered by shard.
+func (h *Host) Groups() []*Group {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	all := make([]*Group, 0, len(h.groups))
+	for _, g := range h.groups {
+		all = append(all, g)
+	}
+	slices.SortFunc(all, func(a, b *Group) int { return int(a.spec.Shard) - int(b.spec.Shard) })
+	return all
+}
+
+// replicas returns the plumbing of all replicas, the meta group's first.
+func (h *Host) replicas() []*replica {
+	h.mu.RLock()
+	meta := h.meta
+	h.mu.RUnlock()
+	var all []*replica
+	if meta != nil {
+		all = append(all, &meta.replica)
+	}
+	for _, g := range h.Groups() {
+		all = append(all, &g.replica)
+	}
+	return all
+}
+
+// AnswerConfirm answers another node's confirmation round: for each item whether that replica of this node is
+// still in that term. It is transport.Config's Confirmer.
+func (h *Host) AnswerConfirm(items []transport.ConfirmItem) []bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	answers := make([]bool, len(items))
+	for i, item := range items {
+		if item.Group == shard.MetaGroup {
+			answers[i] = h.meta != nil && h.meta.replica.sameTerm(item)
+		} else if g := h.groups[item.Group]; g != nil {
+			answers[i] = g.replica.sameTerm(item)
+		}
+	}
+	return answers
+}
+
+// HandOver gives every leadership of this node to another voter, a few at a time, until the context ends.
+func (h *Host) HandOver(ctx context.Context) error {
+	const parallel = 8
+	h.scheduler.pauseBalancing()
+	places := make(chan struct{}, parallel)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	for _, r := range h.replicas() {
+		select {
+		case places <- struct{}{}:
+		case <-ctx.Done():
+			wg.Wait()
+			return errors.Join(failed, ctx.Err())
+		}
+		wg.Go(func() {
+			defer func() { <-places }()
+			if err := r.handOver(); err != nil {
+				mu.Lock()
+				failed = errors.Join(failed, err)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return failed
+}
+
+// Close stops every replica and joins all goroutines. It neither hands leaderships over nor drains: see
+// HandOver.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil
+	}
+	h.closed = true
+	h.mu.Unlock()
+	h.scheduler.close()
+	var failed error
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, r := range h.replicas() {
+		wg.Go(func() {
+			if err := r.stop(); err != nil {
+				mu.Lock()
+				failed = errors.Join(failed, err)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	h.confirmer.close()
+	return failed
+}

@@ -1,0 +1,284 @@
+package raftfsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/ostraka-db/ostraka/store"
+)
+
+// scriptedFuture is raft's answer to one entry, given by the test.
+type scriptedFuture struct {
+	entry    *entry
+	done     chan struct{}
+	err      error
+	response any
+}
+
+func (f *scriptedFuture) Error() error  { <-f.done; return f.err }
+func (f *scriptedFuture) Response() any { return f.response }
+func (f *scriptedFuture) Index() uint64 { return 0 }
+
+// commit answers as a machine would that gives every op the version of its place in the entry.
+func (f *scriptedFuture) commit() {
+	if f.entry.Kind != entryOps {
+		close(f.done)
+		return
+	}
+	results := make(opResults, len(f.entry.Ops))
+	for i := range results {
+		results[i] = store.Result{Status: store.StatusOK, Version: store.Version(i + 1)}
+	}
+	f.response = results
+	close(f.done)
+}
+
+func (f *scriptedFuture) fail(err error) { f.err = err; close(f.done) }
+
+func scriptedProposer(t *testing.T, cfg ProposerConfig) (*proposer, <-chan *scriptedFuture) {
+	full, err := (&Config{Node: "n", Proposer: cfg}).withDefaults()
+	if full.Proposer.QueueOpsMax == 0 {
+		t.Fatal(err)
+	}
+	futures := make(chan *scriptedFuture, 1000)
+	apply := func(data []byte, _ time.Duration) raft.ApplyFuture {
+		ent, err := decodeEntry(data)
+		if err != nil {
+			t.Error(err)
+		}
+		f := &scriptedFuture{entry: ent, done: make(chan struct{})}
+		futures <- f
+		return f
+	}
+	clock := store.Time(0)
+	stamp := func() store.Time { clock += 10; return clock }
+	return newProposer(full.Proposer, apply, stamp, func(error) {}), futures
+}
+
+func setOp(key string) *sessionOp {
+	return &sessionOp{Op: store.Op{Kind: store.OpSet, Key: []byte(key), Value: []byte("v")}}
+}
+
+type written struct {
+	result store.Result
+	err    error
+}
+
+func writeAsync(ctx context.Context, p *proposer, so *sessionOp) <-chan written {
+	out := make(chan written, 1)
+	go func() {
+		result, err := p.write(ctx, so)
+		out <- written{result, err}
+	}()
+	return out
+}
+
+// While entries are in flight what waits is packed into one, each caller gets its own result, and stamps rise.
+func TestProposerPacksWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, futures := scriptedProposer(t, ProposerConfig{InFlightMax: 1})
+		var flying []*scriptedFuture
+		var first []<-chan written
+		for i := range 3 { // one with finish, one in the channel, one waiting for its place
+			first = append(first, writeAsync(context.Background(), p, setOp(fmt.Sprint("first", i))))
+			synctest.Wait()
+			flying = append(flying, <-futures)
+		}
+		var rest []<-chan written
+		for i := range 50 {
+			rest = append(rest, writeAsync(context.Background(), p, setOp(fmt.Sprint(i))))
+		}
+		synctest.Wait()
+		for _, f := range flying {
+			f.commit()
+		}
+		packed := <-futures
+		if len(packed.entry.Ops) != 50 {
+			t.Errorf("50 waiting writes: %d in the next entry", len(packed.entry.Ops))
+		}
+		if packed.entry.Time <= flying[2].entry.Time {
+			t.Errorf("stamp %d after %d", packed.entry.Time, flying[2].entry.Time)
+		}
+		packed.commit()
+		for _, w := range append(first, rest...) {
+			if got := <-w; got.err != nil {
+				t.Error(got.err)
+			}
+		}
+		p.close()
+	})
+}
+
+func TestProposerCapsEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, futures := scriptedProposer(t, ProposerConfig{InFlightMax: 1, EntryOpsMax: 8, EntryBytesMax: 3 * (opOverhead + 2)})
+		var all []<-chan written
+		for i := range 40 {
+			all = append(all, writeAsync(context.Background(), p, setOp(string(rune('a'+i%26)))))
+		}
+		big := setOp("big")
+		big.Op.Value = make([]byte, 10_000)
+		all = append(all, writeAsync(context.Background(), p, big))
+		ops := 0
+		for ops < 41 {
+			f := <-futures
+			ops += len(f.entry.Ops)
+			if len(f.entry.Ops) > 3 {
+				t.Errorf("%d ops in an entry that holds 3", len(f.entry.Ops))
+			}
+			for _, so := range f.entry.Ops {
+				if len(so.Op.Value) > 1000 && len(f.entry.Ops) != 1 {
+					t.Error("the large op does not go alone")
+				}
+			}
+			f.commit()
+		}
+		for _, w := range all {
+			if got := <-w; got.err != nil {
+				t.Error(got.err)
+			}
+		}
+		p.close()
+	})
+}
+
+// Entries that stand alone are neither mixed with ops nor reordered around them.
+func TestProposerKeepsLoneEntriesApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, futures := scriptedProposer(t, ProposerConfig{InFlightMax: 1})
+		var done sync.WaitGroup
+		for range 3 { // fill the way, so that the rest queues up
+			done.Go(func() { p.write(context.Background(), setOp("x")) })
+			synctest.Wait()
+		}
+		order := []func(){
+			func() { p.write(context.Background(), setOp("a")) },
+			func() { p.entry(context.Background(), &entry{Kind: entryTick, Time: 1_000_000}) },
+			func() { p.write(context.Background(), setOp("b")) },
+		}
+		for _, f := range order {
+			done.Go(f)
+			synctest.Wait()
+		}
+		var kinds []entryKind
+		for range 6 {
+			f := <-futures
+			kinds = append(kinds, f.entry.Kind)
+			if f.entry.Kind == entryTick && f.entry.Time != 1_000_000 {
+				t.Errorf("the tick's time became %d", f.entry.Time)
+			}
+			f.commit()
+		}
+		done.Wait()
+		want := []entryKind{entryOps, entryOps, entryOps, entryOps, entryTick, entryOps}
+		if fmt.Sprint(kinds) != fmt.Sprint(want) {
+			t.Errorf("entries of kinds %v, want %v", kinds, want)
+		}
+		p.close()
+	})
+}
+
+// The two kinds of failure, by what raft says.
+func TestProposerSortsErrors(t *testing.T) {
+	for _, tc := range []struct {
+		raft error
+		want error
+	}{
+		{raft.ErrNotLeader, ErrNotLeader},
+		{raft.ErrLeadershipTransferInProgress, ErrNotReady},
+		{raft.ErrEnqueueTimeout, ErrOverloaded},
+		{raft.ErrLeadershipLost, ErrOutcomeUnknown},
+		{raft.ErrAbortedByRestore, ErrOutcomeUnknown},
+		{raft.ErrRaftShutdown, ErrOutcomeUnknown},
+		{errors.New("disk on fire"), ErrOutcomeUnknown},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p, futures := scriptedProposer(t, ProposerConfig{})
+			w := writeAsync(context.Background(), p, setOp("k"))
+			(<-futures).fail(tc.raft)
+			got := <-w
+			if !errors.Is(got.err, tc.want) {
+				t.Errorf("%v became %v, want %v", tc.raft, got.err, tc.want)
+			}
+			if errors.Is(got.err, ErrOutcomeUnknown) != (tc.want == ErrOutcomeUnknown) {
+				t.Errorf("%v: the two kinds are mixed: %v", tc.raft, got.err)
+			}
+			p.close()
+		})
+	}
+}
+
+// A caller that gives up in the queue is told that its write is not done, and it never is. One that gives up
+// after packing is told that the outcome is unknown.
+func TestProposerDeadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, futures := scriptedProposer(t, ProposerConfig{InFlightMax: 1})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		var packed []<-chan written
+		var flying []*scriptedFuture
+		for range 3 {
+			packed = append(packed, writeAsync(ctx, p, setOp("packed")))
+			synctest.Wait()
+			flying = append(flying, <-futures)
+		}
+		queued := writeAsync(ctx, p, setOp("queued"))
+		time.Sleep(2 * time.Second) // virtual: lets the deadline pass
+		if got := <-queued; !errors.Is(got.err, ErrDeadline) || errors.Is(got.err, ErrOutcomeUnknown) {
+			t.Errorf("queued: %v", got.err)
+		}
+		for _, w := range packed {
+			if got := <-w; !errors.Is(got.err, ErrOutcomeUnknown) {
+				t.Errorf("packed: %v", got.err)
+			}
+		}
+		last := writeAsync(context.Background(), p, setOp("last"))
+		synctest.Wait()
+		for _, f := range flying {
+			f.commit()
+		}
+		f := <-futures
+		if len(f.entry.Ops) != 1 || string(f.entry.Ops[0].Op.Key) != "last" {
+			t.Errorf("the abandoned write was proposed: %+v", f.entry.Ops)
+		}
+		f.commit()
+		if got := <-last; got.err != nil {
+			t.Error(got.err)
+		}
+		p.close()
+	})
+}
+
+func TestProposerFullQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, futures := scriptedProposer(t, ProposerConfig{InFlightMax: 1, QueueOpsMax: 4, EntryOpsMax: 1})
+		var accepted []<-chan written
+		for range 3 + 4 {
+			accepted = append(accepted, writeAsync(context.Background(), p, setOp("k")))
+			synctest.Wait()
+		}
+		if _, err := p.write(context.Background(), setOp("k")); !errors.Is(err, ErrOverloaded) {
+			t.Errorf("one too many: %v", err)
+		}
+		for range accepted {
+			(<-futures).commit()
+			synctest.Wait()
+		}
+		for _, w := range accepted {
+			if got := <-w; got.err != nil {
+				t.Errorf("accepted work was not finished: %v", got.err)
+			}
+		}
+		p.close()
+		if _, err := p.write(context.Background(), setOp("k")); !errors.Is(err, ErrStopped) {
+			t.Errorf("after close: %v", err)
+		}
+	})
+}

@@ -1,0 +1,195 @@
+package raftfsm
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/ostraka-db/ostraka/shard"
+)
+
+// scheduler is the one place of a node's periodic work: each job is a goroutine with its own beat, drawn
+// with a tenth of jitter so that nodes started together don't march in step.
+//
+//	snapshots  replicas whose log has grown by Snapshots.LogBytes, Snapshots.Parallel at once
+//	expiry     shards led here that hold expired keys: small logged slices
+//	watchdog   groups stuck in one of raft's known ways are restarted inside the process
+//	balance    leaderships held against the map's preference are moved back, one at a time
+type scheduler struct {
+	host   *Host
+	ctx    context.Context
+	cancel context.CancelFunc
+	jobs   sync.WaitGroup
+
+	balancing atomic.Bool
+	// preferred returns each shard's preferred leader as the map in force says.
+	preferred atomic.Pointer[func() *shard.Map]
+	// snapshotAt is each replica's count of appended bytes at its last snapshot. The snapshot job's goroutine
+	// only.
+	snapshotAt map[*replica]uint64
+}
+
+func newScheduler(h *Host) *scheduler {
+	s := &scheduler{host: h, snapshotAt: make(map[*replica]uint64)}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.balancing.Store(true)
+	election := h.cfg.Timing.Election
+	s.every(h.cfg.Snapshots.CheckEvery, s.snapshots)
+	s.every(h.cfg.Reaping.Every, s.reap)
+	s.every(election, s.watch)
+	s.every(2*election, s.balance)
+	return s
+}
+
+func (s *scheduler) every(beat time.Duration, job func()) {
+	s.jobs.Go(func() {
+		for {
+			timer := time.NewTimer(beat + time.Duration(rand.Int64N(int64(beat)/10+1)))
+			select {
+			case <-timer.C:
+				job()
+			case <-s.ctx.Done():
+				timer.Stop()
+				return
+			}
+		}
+	})
+}
+
+func (s *scheduler) close() {
+	s.cancel()
+	s.jobs.Wait()
+}
+
+func (s *scheduler) pauseBalancing() { s.balancing.Store(false) }
+
+// snapshots cuts the logs that have grown enough.
+func (s *scheduler) snapshots() {
+	places := make(chan struct{}, s.host.cfg.Snapshots.Parallel)
+	var running sync.WaitGroup
+	for _, r := range s.host.replicas() {
+		l := r.current.Load()
+		if l == nil || s.ctx.Err() != nil {
+			continue
+		}
+		appended := l.stores.Log.AppendedBytes()
+		if appended < s.snapshotAt[r] { // another life counts anew
+			s.snapshotAt[r] = 0
+		}
+		if appended-s.snapshotAt[r] < s.host.cfg.Snapshots.LogBytes {
+			continue
+		}
+		s.snapshotAt[r] = appended
+		places <- struct{}{}
+		running.Go(func() {
+			defer func() { <-places }()
+			err := l.raft.Snapshot().Error()
+			if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) && !errors.Is(err, raft.ErrRaftShutdown) {
+				r.log.Error("snapshot failed; the log is kept", "error", err)
+			}
+		})
+	}
+	running.Wait()
+}
+
+// reap removes expired keys of the shards led here.
+func (s *scheduler) reap() {
+	for _, g := range s.host.Groups() {
+		l, m, err := g.life()
+		if err != nil {
+			continue
+		}
+		if _, err := l.leading(); err != nil {
+			continue
+		}
+		for range s.host.cfg.Reaping.EntriesMax {
+			now := m.now()
+			slot, _, due := m.store.Load().Due(now)
+			if !due {
+				break
+			}
+			ctx, cancel := context.WithTimeout(s.ctx, s.host.cfg.Timing.Election)
+			_, err := l.proposer.entry(ctx, &entry{Kind: entryReap, Time: now, Slot: slot, Cutoff: now, Limit: s.host.cfg.Reaping.KeysMax})
+			cancel()
+			if err != nil {
+				break // the next beat, or the next leader, goes on
+			}
+		}
+	}
+}
+
+// identicalInstallsMax is how often one snapshot may be installed in a row with nothing applied in between.
+const identicalInstallsMax = 3
+
+// watch restarts groups that raft has left in a state it won't leave by itself: a leader that has refused
+// entries for a transfer over three election timeouts (raft#696), and a follower that is sent one and the
+// same snapshot again and again (raft#697).
+func (s *scheduler) watch() {
+	for _, r := range s.host.replicas() {
+		l := r.current.Load()
+		if l == nil {
+			continue
+		}
+		reason := l.stuck()
+		if reason == "" {
+			continue
+		}
+		if err := r.restart(reason); err != nil {
+			s.host.cfg.Fatal(err)
+		}
+	}
+}
+
+// stuck names what a group hangs in; empty: nothing.
+func (l *life) stuck() string {
+	cfg := &l.replica.host.cfg
+	since := time.Duration(l.refusing.Load())
+	if since != 0 && l.raft.State() == raft.Leader && cfg.Clock.Monotonic()-since > 3*cfg.Timing.Election {
+		return "the leader has refused entries for a leadership transfer for over three election timeouts"
+	}
+	if l.fsm.installs.count.Load() > identicalInstallsMax {
+		return "the same snapshot was installed again and again"
+	}
+	return ""
+}
+
+// SetPreferred gives the host the map by whose preferences leaderships are balanced.
+func (h *Host) SetPreferred(current func() *shard.Map) { h.scheduler.preferred.Store(&current) }
+
+// balance moves one leadership that the map prefers elsewhere. It asks the transport whether the preferred
+// node has answered lately; raft brings it up to date before it gives the lead away, and keeps it if that
+// takes longer than an election timeout.
+func (s *scheduler) balance() {
+	current := s.preferred.Load()
+	if current == nil || !s.balancing.Load() {
+		return
+	}
+	m := (*current)()
+	if m == nil {
+		return
+	}
+	peers := s.host.cfg.Transport.Stats()
+	groups := s.host.Groups()
+	rand.Shuffle(len(groups), func(i, j int) { groups[i], groups[j] = groups[j], groups[i] })
+	moved := 0
+	for _, g := range groups {
+		sh, ok := m.Shard(g.spec.Shard)
+		if !ok || sh.Preferred == s.host.cfg.Node || !g.IsLeader() || !peers[sh.Preferred].Connected {
+			continue
+		}
+		if err := g.TransferLeadership(sh.Preferred); err != nil {
+			g.replica.log.Debug("leadership not moved", "to", sh.Preferred, "error", err)
+		}
+		if moved++; moved == balanceMovesMax {
+			return
+		}
+	}
+}
+
+// balanceMovesMax is how many leaderships a node moves back per beat, one after another.
+const balanceMovesMax = 4
