@@ -112,6 +112,9 @@ func (r *Replica) followSnapshot(good snapshotName) error {
 		return err
 	case fit == fitGap:
 		return fmt.Errorf("%w: the newest snapshot is at index %d, the log starts at %d", ErrLogGap, good.index, first)
+	case fit == fitNot && r.Stable.MinIndex() > good.index:
+		return fmt.Errorf("%w: the log [%d, %d] does not hold what follows the snapshot at index %d, and %d was held",
+			ErrReplicaBehind, first, last, good.index, r.Stable.MinIndex())
 	case fit == fitNot && first != 0:
 		r.node.cfg.Logger.Warn("the log does not reach the newest snapshot or diverges from it; cleared",
 			"replica", r.who.String(), "first", first, "last", last, "snapshot", good.id())
