@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +56,8 @@ type testNode struct {
 	transport *transport.Transport
 	disks     *storage.Node
 	host      *Host
+	// answering is host for the transport's goroutines.
+	answering atomic.Pointer[Host]
 }
 
 // raftServer is the Raft service of a test node: only the streams.
@@ -133,7 +136,12 @@ func (n *testNode) open() {
 	}
 	n.transport, err = transport.New(transport.Config{Self: n.id, ClusterID: func() string { return "test" }, Incarnation: 1,
 		Resolve:   func(id shard.NodeID) (string, bool) { return string(id), true },
-		Confirmer: func(items []transport.ConfirmItem) []bool { return n.host.AnswerConfirm(items) },
+		Confirmer: func(items []transport.ConfirmItem) []bool {
+			if h := n.answering.Load(); h != nil {
+				return h.AnswerConfirm(items)
+			}
+			return make([]bool, len(items))
+		},
 		Dial: func(ctx context.Context, address string) (net.Conn, error) {
 			return n.c.dial(ctx, n.id, shard.NodeID(address))
 		},
@@ -148,10 +156,14 @@ func (n *testNode) open() {
 	if n.host, err = NewHost(cfg); err != nil {
 		t.Fatal(err)
 	}
-	n.listener = bufconn.Listen(1 << 20)
+	n.answering.Store(n.host)
+	listener := bufconn.Listen(1 << 20)
+	n.c.mu.Lock()
+	n.listener = listener
+	n.c.mu.Unlock()
 	n.server = grpc.NewServer(grpc.MaxRecvMsgSize(transport.MessageBytesMax))
 	ostrakapb.RegisterRaftServer(n.server, &raftServer{t: n.transport})
-	go n.server.Serve(n.listener)
+	go n.server.Serve(listener)
 }
 
 func (n *testNode) start() {
