@@ -49,6 +49,9 @@ func newMemoryRig(t *testing.T) *rig {
 func newRig(t *testing.T, cfg Config) *rig {
 	t.Helper()
 	g := &rig{t: t, cfg: cfg}
+	if g.cfg.FS == nil {
+		g.cfg.FS = disk.OS{}
+	}
 	g.cfg.Logger = slog.New(slog.DiscardHandler)
 	g.cfg.Fatal = func(err error) {
 		g.mu.Lock()
