@@ -220,10 +220,11 @@ func TestTheSeedRepeatsTheLoad(t *testing.T) {
 		})
 		return keys
 	}
-	if run(1) != run(1) {
+	first := run(1)
+	if run(1) != first {
 		t.Error("the same seed made different keys")
 	}
-	if run(1) == run(2) {
+	if run(2) == first {
 		t.Error("different seeds made the same keys")
 	}
 }
@@ -235,7 +236,7 @@ func TestPreloadWritesEveryKeyAndWarmUpIsNotCounted(t *testing.T) {
 		phases := map[Phase]int{}
 		cfg.Progress = func(p Progress) {
 			phases[p.Phase]++
-			if p.Phase == PhaseWarmUp && p.OpsPerSecond != 400 {
+			if p.Phase == PhaseWarmUp && (p.OpsPerSecond < 390 || p.OpsPerSecond > 410) { // 400, but for the calls that end with the tick
 				t.Errorf("progress %+v", p)
 			}
 		}

@@ -8,15 +8,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/connectivity"
 
 	ostrakapb "github.com/ostraka-db/ostraka/proto"
 	"github.com/ostraka-db/ostraka/shard"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func mustSet(t *testing.T, c *Client, key, value string) SetResult {
 	t.Helper()
@@ -56,6 +53,9 @@ func TestRequestsGoStraightToTheLeader(t *testing.T) {
 	}
 	if sets != 8 {
 		t.Errorf("%d sets were sent, want 8", sets)
+	}
+	if low := c.session.lowestUnanswered(); low != 9 {
+		t.Errorf("lowest unanswered %d after 8 answers", low)
 	}
 }
 
@@ -267,7 +267,7 @@ func TestConnectingHangs(t *testing.T) {
 	f := newFakeCluster(t, 2, 1)
 	f.start("hole")
 	f.lead(1, "")
-	c := f.client(WithAttemptTimeout(50 * time.Millisecond))
+	c := f.client(WithAttemptTimeout(50*time.Millisecond), WithTimeout(connectTimeout/2))
 	f.mu.Lock()
 	f.silent["n2:7400"] = true
 	f.mu.Unlock()
@@ -482,31 +482,6 @@ func TestCancelledCalls(t *testing.T) {
 	}
 }
 
-func TestCloseEndsWhatIsUnderWay(t *testing.T) {
-	f := newFakeCluster(t, 1, 1)
-	c := f.client(WithTimeout(time.Minute), WithAttemptTimeout(time.Minute))
-	f.node("n1").play(hang)
-	errs := make(chan error, 2)
-	go func() { _, err := c.Set(t.Context(), []byte("k"), nil); errs <- err }()
-	go func() { _, err := c.Get(t.Context(), []byte("k")); errs <- err }()
-	waitFor(t, "both to arrive", func() bool {
-		n := f.node("n1")
-		return len(requests[*ostrakapb.SetRequest](n)) == 1 && len(requests[*ostrakapb.GetRequest](n)) == 1
-	})
-	c.Close()
-	for range 2 {
-		if err := <-errs; !errors.Is(err, ErrOutcomeUnknown) && !errors.Is(err, ErrClosed) {
-			t.Errorf("error %v", err)
-		}
-	}
-	if _, err := c.Set(t.Context(), []byte("k"), nil); !errors.Is(err, ErrClosed) {
-		t.Errorf("after Close: %v", err)
-	}
-	if err := c.Close(); err != nil {
-		t.Errorf("closing again: %v", err)
-	}
-}
-
 func TestStaleReadsAreSpreadAndNeedNoLeader(t *testing.T) {
 	f := newFakeCluster(t, 3, 1)
 	c := f.client()
@@ -523,46 +498,5 @@ func TestStaleReadsAreSpreadAndNeedNoLeader(t *testing.T) {
 		if len(requests[*ostrakapb.GetRequest](n)) == 0 {
 			t.Errorf("%s was never asked", n.id)
 		}
-	}
-}
-
-func TestNew(t *testing.T) {
-	f := newFakeCluster(t, 2, 1)
-	dial := WithDialer(f.dial)
-	fail := func(want error, endpoints ...string) {
-		t.Helper()
-		c, err := New(t.Context(), endpoints, dial, WithAttemptTimeout(100*time.Millisecond))
-		if !errors.Is(err, want) {
-			t.Errorf("New(%q) = %v, want %v", endpoints, err, want)
-		}
-		if c != nil {
-			c.Close()
-		}
-	}
-	fail(ErrNoEndpoint)
-	fail(ErrInvalid, "")
-	fail(ErrNoEndpoint, "nowhere:1", "nowhere:2")
-	fail(nil, "nowhere:1", "n2:7400")
-	f.mu.Lock()
-	f.silent["hole:1"], f.m = true, nil
-	f.mu.Unlock()
-	fail(ErrNotBootstrapped, "hole:1", "n1:7400")
-	if _, err := New(t.Context(), []string{"n1:7400"}, dial, WithTimeout(-1)); !errors.Is(err, ErrInvalid) {
-		t.Errorf("negative timeout: %v", err)
-	}
-}
-
-func TestANodeOfAnotherClusterIsNotBelieved(t *testing.T) {
-	f := newFakeCluster(t, 1, 1)
-	c := f.client()
-	f.setMap(2, []shard.NodeID{"n1"}, 2)
-	f.mu.Lock()
-	f.clusterID = "c2"
-	f.mu.Unlock()
-	if err := c.fetchAny(t.Context()); !errors.Is(err, ErrWrongCluster) {
-		t.Errorf("fetch: %v", err)
-	}
-	if c.Map().Epoch() != 1 || c.ClusterID() != "c1" {
-		t.Errorf("epoch %d of %s was adopted", c.Map().Epoch(), c.ClusterID())
 	}
 }

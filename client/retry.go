@@ -12,6 +12,9 @@ import (
 const (
 	pauseFirst = 5 * time.Millisecond
 	pauseMax   = 200 * time.Millisecond
+	// retryRoom is the least time that a retry must have left. A write sent with less would mostly turn "not
+	// done" into "outcome unknown", for want of the time to hear the answer.
+	retryRoom = 10 * time.Millisecond
 )
 
 // backOff draws the pause before the attempt after the nth, n counted from 1. Full jitter: callers that
@@ -59,13 +62,13 @@ func (b *budget) draw(now time.Time, patience time.Duration) (time.Duration, boo
 	return wait, true
 }
 
-// pause waits before a retry, for at least d and for the budget. It reports false at once if the wait would
-// outlast the deadline, and false when ctx ends meanwhile.
+// pause waits before a retry, for at least d and for the budget. It reports false at once if the deadline
+// would leave too little time after the wait, and false when ctx ends meanwhile.
 func (c *Client) pause(ctx context.Context, d time.Duration) bool {
 	now := time.Now()
 	patience := time.Duration(1<<63 - 1)
 	if deadline, ok := ctx.Deadline(); ok {
-		patience = deadline.Sub(now)
+		patience = deadline.Sub(now) - retryRoom
 	}
 	wait, ok := c.budget.draw(now, patience)
 	if wait = max(wait, d); !ok || wait >= patience {

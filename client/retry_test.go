@@ -1,10 +1,12 @@
 package client
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/stats"
 	"pgregory.net/rapid"
 )
 
@@ -93,26 +95,44 @@ func TestBackOff(t *testing.T) {
 
 func TestRetriesWaitForTheBudget(t *testing.T) {
 	f := newFakeCluster(t, 1, 1)
-	c := f.client(WithRetryBudget(50, 1), WithTimeout(300*time.Millisecond))
-	f.lead(1, "")
-	if _, err := c.Set(t.Context(), []byte("k"), nil); err == nil {
-		t.Fatal("set without a leader")
+	c := f.client(WithRetryBudget(20, 1))
+	if !c.pause(t.Context(), 0) { // the burst
+		t.Fatal("no pause")
 	}
-	// One at once, 15 more in 300 ms, and the burst. Without a budget the pauses allow many more only if they
-	// are drawn short, so several callers make sure.
-	done := make(chan struct{})
-	for range 20 {
-		go func() {
-			_, _ = c.Set(t.Context(), []byte("k"), nil)
-			done <- struct{}{}
-		}()
+	begin := time.Now()
+	if !c.pause(t.Context(), time.Millisecond) {
+		t.Fatal("no pause")
 	}
-	for range 20 {
-		<-done
+	if waited := time.Since(begin); waited < 40*time.Millisecond {
+		t.Errorf("the second retry waited %v, at 20 a second", waited)
 	}
-	f.node("n1").mu.Lock()
-	defer f.node("n1").mu.Unlock()
-	if sent := len(f.node("n1").seen); sent > 21+2*16+5 {
-		t.Errorf("%d requests were sent for 21 calls and some 30 retries", sent)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if c.pause(ctx, 0) || ctx.Err() != nil {
+		t.Errorf("a retry that its deadline cannot wait for was not refused at once: %v", ctx.Err())
 	}
+}
+
+// The events of gRPC in the orders that it makes them, and what they mean for a write that then fails.
+func TestSendMark(t *testing.T) {
+	begin, again, header, payload := &stats.Begin{}, &stats.Begin{IsTransparentRetryAttempt: true}, &stats.OutHeader{}, &stats.OutPayload{}
+	for name, row := range map[string]struct {
+		events []stats.RPCStats
+		sent   bool
+	}{
+		"no connection":               {[]stats.RPCStats{begin}, false},
+		"a stream, but nothing on it": {[]stats.RPCStats{begin, header}, false},
+		"sent":                        {[]stats.RPCStats{begin, header, payload}, true},
+		"the peer refused, the second try found none": {[]stats.RPCStats{begin, header, payload, again}, false},
+		"the peer refused, the second try was sent":   {[]stats.RPCStats{begin, header, payload, again, header, payload}, true},
+	} {
+		ctx, mark := withSendMark(t.Context())
+		for _, e := range row.events {
+			sendWatch{}.HandleRPC(ctx, e)
+		}
+		if mark.sent.Load() != row.sent {
+			t.Errorf("%s: sent is %v", name, !row.sent)
+		}
+	}
+	sendWatch{}.HandleRPC(t.Context(), payload) // a call that nobody marked
 }
