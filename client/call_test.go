@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"sync/atomic"
@@ -427,35 +426,6 @@ func TestAMethodThatTheNodeDoesNotHave(t *testing.T) {
 	c := f.client()
 	if _, err := c.Touch(t.Context(), []byte("k")); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("error %v", err)
-	}
-}
-
-func TestLimitsAreCheckedBeforeSending(t *testing.T) {
-	f := newFakeCluster(t, 1, 1)
-	f.limits.key, f.limits.value = 8, 16
-	c := f.client()
-	var limit *LimitError
-	_, err := c.Set(t.Context(), bytes.Repeat([]byte("k"), 9), nil)
-	if !errors.As(err, &limit) || limit.Limit != "key_bytes_max" || limit.Max != 8 || limit.Got != 9 {
-		t.Errorf("key: %v", err)
-	}
-	_, err = c.Append(t.Context(), []byte("k"), make([]byte, 17))
-	if !errors.As(err, &limit) || limit.Limit != "value_bytes_max" || limit.Max != 16 || limit.Got != 17 {
-		t.Errorf("value: %v", err)
-	}
-	var invalid *InvalidError
-	if _, err = c.Get(t.Context(), nil); !errors.As(err, &invalid) || invalid.Field != "key" {
-		t.Errorf("empty key: %v", err)
-	}
-	errs := c.MultiSet(t.Context(), []SetItem{{Key: []byte("fits"), Value: []byte("v")}, {Key: []byte("too long a key")}})
-	if errs[0] != nil || !errors.Is(errs[1], ErrLimit) {
-		t.Errorf("multi-set: %v", errs)
-	}
-	if _, err = c.Set(t.Context(), []byte("12345678"), make([]byte, 16)); err != nil {
-		t.Errorf("the largest allowed: %v", err)
-	}
-	if got := len(requests[*ostrakapb.SetRequest](f.node("n1"))); got != 1 {
-		t.Errorf("%d sets were sent", got)
 	}
 }
 
