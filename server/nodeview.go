@@ -1,0 +1,110 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/ostraka-db/ostraka/raftfsm"
+	"github.com/ostraka-db/ostraka/shard"
+	"github.com/ostraka-db/ostraka/store"
+)
+
+// nodeView is what the services ask of their node. Node implements it; tests have one without processes.
+// Every method may be called from any goroutine and answers at once.
+type nodeView interface {
+	// Host runs the node's replicas; nil while the node is blank or starting.
+	Host() *raftfsm.Host
+	// Map is the newest map the node has applied; nil while it is blank or starting.
+	Map() *shard.Map
+	// ClusterID is empty while the node is blank.
+	ClusterID() string
+	Draining() bool
+	NodeID() shard.NodeID
+	// Address is where a node listens, as far as this one knows.
+	Address(shard.NodeID) (string, bool)
+	// PeerConn is the connection to another node, shared with all who call it.
+	PeerConn(shard.NodeID) (*grpc.ClientConn, error)
+	MetaLeader() shard.NodeID
+	FormatLevel() uint32
+	Incarnation() uint64
+	Limits() Limits
+}
+
+// replicaSet is where the services find the node's replicas.
+type replicaSet interface {
+	replica(shard.ID) (replica, bool)
+	// statuses are ordered by shard. They cost a look at the disk each.
+	statuses() []raftfsm.Status
+	// leaders names, for each shard with a replica here, the node that it believes to lead, where it knows one.
+	leaders() map[shard.ID]shard.NodeID
+}
+
+// replica is one shard's replica on this node, as raftfsm.Group offers it.
+type replica interface {
+	Write(ctx context.Context, op *store.Op, session raftfsm.Session) (store.Result, error)
+	read(ctx context.Context, level raftfsm.ReadLevel) (reader, error)
+}
+
+// reader reads one replica's memory, as raftfsm.Read and store.Store offer it.
+type reader interface {
+	Get(key, dst []byte) (value []byte, m store.Meta, ok bool, err error)
+	TTL(store.Meta) time.Duration
+	scan(from, to []byte, limit, bytesMax int, fn func(key, value []byte, m store.Meta) bool) (next []byte, more bool)
+}
+
+// hostReplicas is the replicaSet of a real node.
+type hostReplicas struct{ node nodeView }
+
+func (h hostReplicas) replica(id shard.ID) (replica, bool) {
+	host := h.node.Host()
+	if host == nil {
+		return nil, false
+	}
+	g, ok := host.Group(id)
+	return groupReplica{g}, ok
+}
+
+func (h hostReplicas) statuses() []raftfsm.Status {
+	host := h.node.Host()
+	if host == nil {
+		return nil
+	}
+	groups := host.Groups()
+	all := make([]raftfsm.Status, len(groups))
+	for i, g := range groups {
+		all[i] = g.Status()
+	}
+	return all
+}
+
+func (h hostReplicas) leaders() map[shard.ID]shard.NodeID {
+	known := make(map[shard.ID]shard.NodeID)
+	host := h.node.Host()
+	if host == nil {
+		return known
+	}
+	for _, g := range host.Groups() {
+		if leader := g.Leader(); leader != "" {
+			known[g.Shard()] = leader
+		}
+	}
+	return known
+}
+
+type groupReplica struct{ *raftfsm.Group }
+
+func (g groupReplica) read(ctx context.Context, level raftfsm.ReadLevel) (reader, error) {
+	r, err := g.Group.Read(ctx, level)
+	if err != nil {
+		return nil, err
+	}
+	return groupReader{r}, nil
+}
+
+type groupReader struct{ *raftfsm.Read }
+
+func (r groupReader) scan(from, to []byte, limit, bytesMax int, fn func(key, value []byte, m store.Meta) bool) ([]byte, bool) {
+	return r.Store.Scan(from, to, limit, bytesMax, fn)
+}

@@ -1,0 +1,217 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+
+	ostrakapb "github.com/ostraka-db/ostraka/proto"
+	"github.com/ostraka-db/ostraka/raftfsm"
+	"github.com/ostraka-db/ostraka/shard"
+	"github.com/ostraka-db/ostraka/store"
+)
+
+// Translation between the wire's requests and answers and the store's operations and results.
+
+// errField is a field that is missing, or contradicts another. It comes as a *fieldError.
+var errField = errors.New("invalid field")
+
+// errUnsupported is asked of a newer node than this.
+var errUnsupported = errors.New("not supported by this node")
+
+// What increment answers with where the key's value stands in its way.
+var (
+	errNotInteger = errors.New("the value is not a decimal int64")
+	errOverflow   = errors.New("the sum would leave the range of int64")
+)
+
+// fieldError names the request's field at fault. It is errField.
+type fieldError struct{ field, problem string }
+
+func (e *fieldError) Error() string        { return e.field + ": " + e.problem }
+func (e *fieldError) Is(target error) bool { return target == errField }
+
+// clientIDBytes is the length of a client's identity.
+const clientIDBytes = len(raftfsm.Session{}.ClientID)
+
+// sessionOf reads who sends a write. In a batch, the batch's header says which client it is and each
+// operation's own header which request; elsewhere both are one.
+func sessionOf(client, request *ostrakapb.Header) (raftfsm.Session, error) {
+	if err := checkClient(client); err != nil {
+		return raftfsm.Session{}, err
+	}
+	if len(client.GetClientId()) == 0 {
+		return raftfsm.Session{}, nil
+	}
+	if request.GetRequest() == 0 {
+		return raftfsm.Session{}, &fieldError{"header.request", "a write with a client_id needs a number from 1"}
+	}
+	return raftfsm.Session{
+		ClientID: [clientIDBytes]byte(client.GetClientId()),
+		Request:  request.GetRequest(),
+		Lowest:   client.GetLowestUnanswered(),
+		Attempt:  max(request.GetAttempt(), 1),
+	}, nil
+}
+
+func checkClient(h *ostrakapb.Header) error {
+	if n := len(h.GetClientId()); n != 0 && n != clientIDBytes {
+		return &fieldError{"header.client_id", fmt.Sprintf("want 0 or %d bytes, got %d", clientIDBytes, n)}
+	}
+	return nil
+}
+
+func readLevel(asked ostrakapb.ReadLevel) (raftfsm.ReadLevel, error) {
+	switch asked {
+	case ostrakapb.ReadLevel_READ_LEVEL_LINEARIZABLE:
+		return raftfsm.Linearizable, nil
+	case ostrakapb.ReadLevel_READ_LEVEL_STALE:
+		return raftfsm.Stale, nil
+	}
+	return 0, fmt.Errorf("%w: read level %d", errUnsupported, asked)
+}
+
+// checkOp says which limit or field keeps an operation from being tried.
+func checkOp(op *store.Op, limits store.Limits) error {
+	if err := limits.CheckKey(op.Key); err != nil {
+		return err
+	}
+	if err := limits.CheckValue(op.Value); err != nil {
+		return err
+	}
+	if err := limits.CheckValue(op.Old); err != nil {
+		return err
+	}
+	if n := len(op.Old) + len(op.Value); op.Kind == store.OpCompareAndSet && n > compareAndSetBytesMax {
+		return &limitError{limit: limitCompareAndSet, max: compareAndSetBytesMax, got: n}
+	}
+	return op.Validate()
+}
+
+// refusal is the error of an operation that the store refused for what the key holds, or for whose it is.
+// Everything else is a result.
+func refusal(op *store.Op, r store.Result) error {
+	switch r.Status {
+	case store.StatusNotInteger:
+		return errNotInteger
+	case store.StatusOverflow:
+		return errOverflow
+	case store.StatusTooLarge:
+		return &limitError{limit: store.LimitValueBytes, max: op.ValueBytesMax}
+	case store.StatusNotOwned:
+		return fmt.Errorf("%w: slot %d is another shard's by now", shard.ErrStaleEpoch, shard.SlotOf(op.Key))
+	case store.StatusInvalid:
+		return store.ErrOpInvalid
+	}
+	return nil
+}
+
+func setOp(r *ostrakapb.SetRequest) (*store.Op, error) {
+	op := &store.Op{Kind: store.OpSet, Key: r.GetKey(), Value: r.GetValue(), TTL: r.GetTtlMs(), KeepTTL: r.GetKeepTtl(),
+		ReturnPrevious: r.GetReturnPrevious()}
+	switch {
+	case op.TTL < 0:
+		return nil, &fieldError{"ttl_ms", "negative"}
+	case op.TTL != 0 && op.KeepTTL:
+		return nil, &fieldError{"keep_ttl", "contradicts ttl_ms"}
+	}
+	return op, setCondition(op, r.GetCondition())
+}
+
+func deleteOp(r *ostrakapb.DeleteRequest) (*store.Op, error) {
+	op := &store.Op{Kind: store.OpDelete, Key: r.GetKey(), ReturnPrevious: r.GetReturnPrevious()}
+	return op, setCondition(op, r.GetCondition())
+}
+
+func setCondition(op *store.Op, c *ostrakapb.Condition) error {
+	switch c := c.GetCondition().(type) {
+	case nil:
+		return nil
+	case *ostrakapb.Condition_IfAbsent:
+		if !c.IfAbsent {
+			return &fieldError{"condition.if_absent", "false says nothing: leave it out, or give if_exists"}
+		}
+		op.Condition = store.CondAbsent
+	case *ostrakapb.Condition_IfExists:
+		if !c.IfExists {
+			return &fieldError{"condition.if_exists", "false says nothing: leave it out, or give if_absent"}
+		}
+		op.Condition = store.CondExists
+	case *ostrakapb.Condition_IfVersion:
+		op.Condition, op.IfVersion = store.CondVersion, store.Version(c.IfVersion)
+	default:
+		return fmt.Errorf("%w: condition %T", errUnsupported, c)
+	}
+	return nil
+}
+
+func compareAndSetOp(r *ostrakapb.CompareAndSetRequest) *store.Op {
+	return &store.Op{Kind: store.OpCompareAndSet, Key: r.GetKey(), Old: r.GetOld(), Value: r.GetNew()}
+}
+
+func incrementOp(r *ostrakapb.IncrementRequest) *store.Op {
+	return &store.Op{Kind: store.OpIncrement, Key: r.GetKey(), Delta: r.GetDelta()}
+}
+
+func appendOp(r *ostrakapb.AppendRequest) *store.Op {
+	return &store.Op{Kind: store.OpAppend, Key: r.GetKey(), Value: r.GetValue()}
+}
+
+func expireOp(r *ostrakapb.ExpireRequest) (*store.Op, error) {
+	if r.GetTtlMs() < 1 {
+		return nil, &fieldError{"ttl_ms", fmt.Sprintf("want at least 1, got %d", r.GetTtlMs())}
+	}
+	return &store.Op{Kind: store.OpExpire, Key: r.GetKey(), TTL: r.GetTtlMs()}, nil
+}
+
+func persistOp(r *ostrakapb.PersistRequest) *store.Op {
+	return &store.Op{Kind: store.OpPersist, Key: r.GetKey()}
+}
+
+func touchOp(r *ostrakapb.TouchRequest) *store.Op {
+	return &store.Op{Kind: store.OpTouch, Key: r.GetKey()}
+}
+
+func setResponse(op *store.Op, r store.Result) *ostrakapb.SetResponse {
+	return &ostrakapb.SetResponse{Done: r.Status == store.StatusOK, Version: uint64(r.Version), Previous: previous(op, r)}
+}
+
+func deleteResponse(op *store.Op, r store.Result) *ostrakapb.DeleteResponse {
+	answer := &ostrakapb.DeleteResponse{Deleted: r.Status == store.StatusOK,
+		ConditionMet: r.Status != store.StatusConditionNotMet, Previous: previous(op, r)}
+	if !answer.ConditionMet {
+		answer.Version = uint64(r.Version)
+	}
+	return answer
+}
+
+// previous is nil unless the operation asked for it.
+func previous(op *store.Op, r store.Result) *ostrakapb.Previous {
+	if !op.ReturnPrevious {
+		return nil
+	}
+	return &ostrakapb.Previous{Found: r.Existed, Value: r.Previous, Version: uint64(r.PreviousVersion)}
+}
+
+func compareAndSetResponse(_ *store.Op, r store.Result) *ostrakapb.CompareAndSetResponse {
+	return &ostrakapb.CompareAndSetResponse{Swapped: r.Status == store.StatusOK, Found: r.Existed, Version: uint64(r.Version)}
+}
+
+func incrementResponse(_ *store.Op, r store.Result) *ostrakapb.IncrementResponse {
+	return &ostrakapb.IncrementResponse{Value: r.Number, Version: uint64(r.Version)}
+}
+
+func appendResponse(_ *store.Op, r store.Result) *ostrakapb.AppendResponse {
+	return &ostrakapb.AppendResponse{Length: r.Number, Version: uint64(r.Version)}
+}
+
+func expireResponse(_ *store.Op, r store.Result) *ostrakapb.ExpireResponse {
+	return &ostrakapb.ExpireResponse{Found: r.Status == store.StatusOK, Version: uint64(r.Version)}
+}
+
+func persistResponse(_ *store.Op, r store.Result) *ostrakapb.PersistResponse {
+	return &ostrakapb.PersistResponse{Found: r.Status == store.StatusOK, Version: uint64(r.Version)}
+}
+
+func touchResponse(_ *store.Op, r store.Result) *ostrakapb.TouchResponse {
+	return &ostrakapb.TouchResponse{Found: r.Status == store.StatusOK, Version: uint64(r.Version)}
+}
