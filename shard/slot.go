@@ -3,6 +3,7 @@ package shard
 import (
 	"bytes"
 	"strconv"
+	"unsafe"
 )
 
 // Slot is one of the SlotCount hash buckets of keys. Always < SlotCount.
@@ -36,9 +37,9 @@ func SlotOf(key []byte) Slot {
 	return Slot(crc % SlotCount)
 }
 
-// SlotOfString is SlotOf for a string. It allocates nothing either: the compiler lends the string's bytes out
-// because SlotOf neither changes nor keeps them.
-func SlotOfString(key string) Slot { return SlotOf([]byte(key)) }
+// SlotOfString is SlotOf for a string. It lends SlotOf the string's bytes, which neither writes nor keeps them: a
+// conversion would copy, and one generic loop for both took twice as long, for want of bytes.IndexByte.
+func SlotOfString(key string) Slot { return SlotOf(unsafe.Slice(unsafe.StringData(key), len(key))) }
 
 // crcPolynomial is x^16 + x^12 + x^5 + 1, most significant bit first. XMODEM starts from 0 and inverts nothing.
 const crcPolynomial = 0x1021
