@@ -36,8 +36,8 @@ type Log struct {
 	// first and last are the bounds of the log: 0 < first <= last, or both 0 when it is empty.
 	first, last uint64
 	tail        tailCache
-	// listed..last are the entries appended since the log was opened; 0 when there are none. hidden are those of
-	// them that never reach the FSM, ascending: one or two per term.
+	// hidden are the entries at or above listed that never reach the FSM, ascending: one or two per term. All from
+	// listed on were appended since the log was opened; listed is 0 until one is.
 	listed uint64
 	hidden []uint64
 
@@ -326,9 +326,6 @@ func (l *Log) truncate(from, last uint64) error {
 	l.tail.truncate(from)
 	keep, _ := slices.BinarySearch(l.hidden, from)
 	l.hidden = l.hidden[:keep]
-	if l.listed != 0 {
-		l.listed = min(l.listed, from)
-	}
 	return nil
 }
 

@@ -254,6 +254,7 @@ func TestCompactionKeepsTheLogBackToTheOldestSnapshot(t *testing.T) {
 		takeSnapshot(t, r, 80, 1)
 		must(t, r.Log.DeleteRange(1, 80))
 		wantBounds(t, r, "[40, 100]")
+		wantNoEntry(t, r, 39)
 		takeSnapshot(t, r, 90, 1)
 		wantListed(t, r, "90@1 80@1 ")
 		must(t, r.Log.DeleteRange(40, 60))
@@ -351,13 +352,16 @@ func TestLastVisible(t *testing.T) {
 		kinds(r, 8, "nb")
 		check(r, map[uint64]uint64{9: 5, 8: 5, 4: 4})
 		must(t, r.Log.DeleteRange(6, 9))
-		kinds(r, 6, "cnn")
-		check(r, map[uint64]uint64{6: 6, 7: 6, 8: 6, 5: 5})
+		kinds(r, 6, "cncnb")
+		check(r, map[uint64]uint64{5: 5, 6: 6, 7: 6, 8: 8, 9: 8, 10: 8})
+		must(t, r.Log.DeleteRange(9, 10))
+		kinds(r, 9, "cn")
+		check(r, map[uint64]uint64{9: 9, 10: 9})
 		takeSnapshot(t, r, 6, 1)
 		takeSnapshot(t, r, 7, 1)
 		must(t, r.Log.DeleteRange(1, 7))
-		wantBounds(t, r, "[6, 8]")
-		check(r, map[uint64]uint64{8: 6})
+		wantBounds(t, r, "[6, 10]")
+		check(r, map[uint64]uint64{7: 6, 10: 9})
 		install(t, r, 20, 2) // after it, no-ops only: everything visible is in the snapshot
 		kinds(r, 21, "nb")
 		check(r, map[uint64]uint64{20: 0, 21: 0, 22: 0})
@@ -468,6 +472,9 @@ func TestWriteErrorIsFatal(t *testing.T) {
 			faulty.fail = nil
 			wantErr(t, do(r.Log), broken)
 			wantErr(t, r.Stable.SetUint64([]byte(keyCurrentTerm), 9), broken)
+			if last, err := faulty.LastIndex(); last != 10 || err != nil {
+				t.Fatalf("written after the failure: the log ends at %d, %v", last, err)
+			}
 			g.wantFatal(broken)
 			wantEntry(t, r, 10, 1)
 		})

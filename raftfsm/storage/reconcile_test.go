@@ -68,6 +68,7 @@ func TestReconcile(t *testing.T) {
 		{name: "damaged, log starts too late", newer: badState, log: logState{22, 50, 3}, want: ErrLogGap},
 		{name: "damaged, log goes on from it", newer: badState, log: logState{41, 50, 3}, want: ErrLogGap},
 		{name: "both damaged, log not whole", older: badHead, newer: badState, log: logState{10, 50, 3}, want: ErrLogGap},
+		{name: "missing, log diverges from the older", newer: badMissing, log: logState{10, 19, 2}, want: ErrReplicaBehind},
 		{name: "all gone", older: badMissing, newer: badMissing, want: ErrReplicaBehind},
 		{name: "all gone but the log's end", older: badMissing, newer: badMissing, log: logState{10, 50, 3}, want: ErrLogGap},
 	} {
@@ -92,9 +93,11 @@ func TestReconcile(t *testing.T) {
 			g.damage(newer, c.newer)
 
 			r = g.open()
+			before := bounds(t, r)
 			err := r.Reconcile()
 			wantErr(t, err, c.want)
 			if c.want != nil {
+				wantBounds(t, r, before) // what is left is left to look at
 				if damaged := c.newer == badState || c.newer == badHead; damaged {
 					wantErr(t, err, ErrSnapshotDamaged) // and so the file is named
 				}

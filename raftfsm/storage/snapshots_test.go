@@ -2,8 +2,10 @@ package storage
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"path/filepath"
@@ -248,13 +250,17 @@ func TestSnapshotBlocksOutOfPlace(t *testing.T) {
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 	blockOf := func(data []byte, i int) []byte { return data[head+i*block : head+(i+1)*block] }
 	end := two[len(two)-endBytes:]
+	miscounted := bytes.Clone(end)
+	binary.BigEndian.PutUint64(miscounted[4:], 3*blockBytes-1)
+	binary.BigEndian.PutUint32(miscounted[12:], endSum(crc32.Checksum(two[:head-sumBytes], castagnoli), int64(head+3*block), 3*blockBytes-1))
 	for what, c := range map[string]struct {
 		data   []byte
 		offset int
 	}{
-		"swapped":  {join(two[:head], blockOf(two, 0), blockOf(two, 2), blockOf(two, 1), end), head + block},
-		"foreign":  {join(two[:head], blockOf(two, 0), blockOf(one, 1), blockOf(two, 2), end), head + block},
-		"left out": {join(two[:head], blockOf(two, 0), blockOf(two, 1), end), head + 2*block},
+		"swapped":    {join(two[:head], blockOf(two, 0), blockOf(two, 2), blockOf(two, 1), end), head + block},
+		"foreign":    {join(two[:head], blockOf(two, 0), blockOf(one, 1), blockOf(two, 2), end), head + block},
+		"miscounted": {join(two[:len(two)-endBytes], miscounted), head + 3*block},
+		"left out":   {join(two[:head], blockOf(two, 0), blockOf(two, 1), end), head + 2*block},
 	} {
 		must(t, disk.WriteFileAtomic(g.cfg.FS, g.snapPath(id), c.data))
 		var damaged *SnapshotDamagedError
