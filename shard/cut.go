@@ -162,7 +162,7 @@ func (c *cutter) offer(best *piece, i, to int) {
 	}
 	left := i > 0 && c.arcs[i-1].owner == to
 	right := i+1 < len(c.arcs) && c.arcs[i+1].owner == to
-	p := piece{arc: i, slots: slots, right: right && !left, to: to}
+	p := piece{arc: i, slots: slots, right: right || !left && c.gives(i+1), to: to}
 	switch whole := slots == a.len(); {
 	case whole && left && right:
 		p.cost = -2
@@ -177,6 +177,10 @@ func (c *cutter) offer(best *piece, i, to int) {
 		*best = p
 	}
 }
+
+// gives says whether there is an arc i whose owner has something to give. Where nothing touches, a piece is trimmed off beside
+// such an arc, whose piece will then touch it.
+func (c *cutter) gives(i int) bool { return i < len(c.arcs) && c.give[c.arcs[i].owner].may > 0 }
 
 func (c *cutter) apply(p piece) {
 	a := c.arcs[p.arc]
