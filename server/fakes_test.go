@@ -97,7 +97,8 @@ type fakeReplica struct {
 	status   raftfsm.Status
 	leader   shard.NodeID
 	writeErr error
-	readErr  error
+	readErr  error // of linearizable reads, before anything is read
+	getErr   error
 	// beforeWrite runs, without mu, at the start of each write.
 	beforeWrite func(context.Context)
 
@@ -138,12 +139,24 @@ func (r *fakeReplica) read(_ context.Context, level raftfsm.ReadLevel) (reader, 
 	if r.readErr != nil && level == raftfsm.Linearizable {
 		return nil, r.readErr
 	}
-	return fakeReader{r.store}, nil
+	return fakeReader{r.store, r.getErr}, nil
 }
 
-type fakeReader struct{ store *store.Store }
+type fakeReader struct {
+	store *store.Store
+	// getErr is the answer to every Get and Peek.
+	getErr error
+}
+
+func (r fakeReader) Peek(key []byte) (store.Meta, bool, error) {
+	_, m, ok, err := r.Get(key, nil)
+	return m, ok, err
+}
 
 func (r fakeReader) Get(key, dst []byte) ([]byte, store.Meta, bool, error) {
+	if r.getErr != nil {
+		return dst, store.Meta{}, false, r.getErr
+	}
 	slot := uint16(shard.SlotOf(key))
 	if !r.store.Owns(slot) {
 		return dst, store.Meta{}, false, shard.ErrStaleEpoch

@@ -164,15 +164,24 @@ type shardReader struct {
 func openReader(ctx context.Context, id shard.ID, r replica, level raftfsm.ReadLevel) (shardReader, error) {
 	from, err := r.read(ctx, level)
 	if err != nil {
-		return shardReader{}, &shardError{shard: id, err: err}
+		return shardReader{}, readFailed(id, err)
 	}
 	return shardReader{shard: id, from: from}, nil
+}
+
+// readFailed places the error of a read. A read may have to log that a key expired; whether that came through
+// is nothing to its caller, who asked for no change and may ask again.
+func readFailed(id shard.ID, err error) error {
+	if errors.Is(err, raftfsm.ErrOutcomeUnknown) {
+		err = fmt.Errorf("%w: %v", raftfsm.ErrNotConfirmed, err)
+	}
+	return &shardError{shard: id, err: err}
 }
 
 func (r shardReader) get(key []byte) (*ostrakapb.GetResponse, error) {
 	value, meta, ok, err := r.from.Get(key, nil)
 	if err != nil {
-		return nil, &shardError{shard: r.shard, err: err}
+		return nil, readFailed(r.shard, err)
 	}
 	if !ok {
 		return &ostrakapb.GetResponse{}, nil
@@ -182,9 +191,9 @@ func (r shardReader) get(key []byte) (*ostrakapb.GetResponse, error) {
 }
 
 func (r shardReader) ttl(key []byte) (*ostrakapb.TTLResponse, error) {
-	_, meta, ok, err := r.from.Get(key, nil)
+	meta, ok, err := r.from.Peek(key)
 	if err != nil {
-		return nil, &shardError{shard: r.shard, err: err}
+		return nil, readFailed(r.shard, err)
 	}
 	if !ok {
 		return &ostrakapb.TTLResponse{}, nil

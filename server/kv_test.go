@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -146,30 +147,32 @@ func TestRefusedBeforeAnything(t *testing.T) {
 		reason  ostrakapb.Reason
 		names   string // the limit or the field
 	}{
-		"no key":            {&ostrakapb.GetRequest{}, ostrakapb.Reason_REASON_INVALID, "key"},
-		"no key, write":     {&ostrakapb.SetRequest{}, ostrakapb.Reason_REASON_INVALID, "key"},
-		"long key":          {&ostrakapb.GetRequest{Key: tooLong}, ostrakapb.Reason_REASON_LIMIT, "key_bytes_max"},
-		"long key, ttl":     {&ostrakapb.TTLRequest{Key: tooLong}, ostrakapb.Reason_REASON_LIMIT, "key_bytes_max"},
-		"long key, write":   {&ostrakapb.TouchRequest{Key: tooLong}, ostrakapb.Reason_REASON_LIMIT, "key_bytes_max"},
-		"large value":       {&ostrakapb.SetRequest{Key: k, Value: tooLarge}, ostrakapb.Reason_REASON_LIMIT, "value_bytes_max"},
-		"large append":      {&ostrakapb.AppendRequest{Key: k, Value: tooLarge}, ostrakapb.Reason_REASON_LIMIT, "value_bytes_max"},
-		"large old":         {&ostrakapb.CompareAndSetRequest{Key: k, Old: tooLarge}, ostrakapb.Reason_REASON_LIMIT, "value_bytes_max"},
-		"negative ttl":      {&ostrakapb.SetRequest{Key: k, TtlMs: -1}, ostrakapb.Reason_REASON_INVALID, "ttl_ms"},
-		"two ttls":          {&ostrakapb.SetRequest{Key: k, TtlMs: 1, KeepTtl: true}, ostrakapb.Reason_REASON_INVALID, "keep_ttl"},
-		"no ttl":            {&ostrakapb.ExpireRequest{Key: k}, ostrakapb.Reason_REASON_INVALID, "ttl_ms"},
-		"false condition":   {&ostrakapb.DeleteRequest{Key: k, Condition: ifAbsent}, ostrakapb.Reason_REASON_INVALID, "condition.if_absent"},
-		"client id":         {&ostrakapb.SetRequest{Header: client, Key: k}, ostrakapb.Reason_REASON_INVALID, "header.client_id"},
-		"client id, read":   {&ostrakapb.GetRequest{Header: client, Key: k}, ostrakapb.Reason_REASON_INVALID, "header.client_id"},
-		"request number":    {&ostrakapb.SetRequest{Header: unnumbered, Key: k}, ostrakapb.Reason_REASON_INVALID, "header.request"},
-		"read level":        {&ostrakapb.GetRequest{Key: k, Level: 1}, ostrakapb.Reason_REASON_UNSUPPORTED, ""},
-		"scan's level":      {&ostrakapb.ScanRequest{Shard: 1, Level: 1}, ostrakapb.Reason_REASON_UNSUPPORTED, ""},
-		"scan's client id":  {&ostrakapb.ScanRequest{Shard: 1, Header: client}, ostrakapb.Reason_REASON_INVALID, "header.client_id"},
-		"cursor's format":   {&ostrakapb.ScanRequest{Shard: 1, Cursor: []byte{2, 'a'}}, ostrakapb.Reason_REASON_INVALID, "cursor"},
-		"truncated cursor":  {&ostrakapb.ScanRequest{Shard: 1, Cursor: []byte{1}}, ostrakapb.Reason_REASON_INVALID, "cursor"},
-		"batch's client id": {&ostrakapb.BatchRequest{Header: client}, ostrakapb.Reason_REASON_INVALID, "header.client_id"},
-		"unknown shard":     {&ostrakapb.ScanRequest{Shard: 99}, ostrakapb.Reason_REASON_STALE_EPOCH, ""},
-		"large batch":       {&ostrakapb.BatchRequest{Header: &ostrakapb.Header{ClientId: make([]byte, node.limits.BatchBytesMax+1)}}, ostrakapb.Reason_REASON_LIMIT, "batch_bytes_max"},
-		"batch of many ops": {&ostrakapb.BatchRequest{Ops: make([]*ostrakapb.Op, node.limits.BatchOpsMax+1)}, ostrakapb.Reason_REASON_LIMIT, "batch_ops_max"},
+		"no key":             {&ostrakapb.GetRequest{}, ostrakapb.Reason_REASON_INVALID, "key"},
+		"no key, write":      {&ostrakapb.SetRequest{}, ostrakapb.Reason_REASON_INVALID, "key"},
+		"long key":           {&ostrakapb.GetRequest{Key: tooLong}, ostrakapb.Reason_REASON_LIMIT, "key_bytes_max"},
+		"long key, ttl":      {&ostrakapb.TTLRequest{Key: tooLong}, ostrakapb.Reason_REASON_LIMIT, "key_bytes_max"},
+		"long key, write":    {&ostrakapb.TouchRequest{Key: tooLong}, ostrakapb.Reason_REASON_LIMIT, "key_bytes_max"},
+		"large value":        {&ostrakapb.SetRequest{Key: k, Value: tooLarge}, ostrakapb.Reason_REASON_LIMIT, "value_bytes_max"},
+		"large append":       {&ostrakapb.AppendRequest{Key: k, Value: tooLarge}, ostrakapb.Reason_REASON_LIMIT, "value_bytes_max"},
+		"large old":          {&ostrakapb.CompareAndSetRequest{Key: k, Old: tooLarge}, ostrakapb.Reason_REASON_LIMIT, "value_bytes_max"},
+		"negative ttl":       {&ostrakapb.SetRequest{Key: k, TtlMs: -1}, ostrakapb.Reason_REASON_INVALID, "ttl_ms"},
+		"two ttls":           {&ostrakapb.SetRequest{Key: k, TtlMs: 1, KeepTtl: true}, ostrakapb.Reason_REASON_INVALID, "keep_ttl"},
+		"endless ttl":        {&ostrakapb.SetRequest{Key: k, TtlMs: 1<<63 - 1}, ostrakapb.Reason_REASON_INVALID, "ttl_ms"},
+		"endless ttl, later": {&ostrakapb.ExpireRequest{Key: k, TtlMs: ttlMillisMax + 1}, ostrakapb.Reason_REASON_INVALID, "ttl_ms"},
+		"no ttl":             {&ostrakapb.ExpireRequest{Key: k}, ostrakapb.Reason_REASON_INVALID, "ttl_ms"},
+		"false condition":    {&ostrakapb.DeleteRequest{Key: k, Condition: ifAbsent}, ostrakapb.Reason_REASON_INVALID, "condition.if_absent"},
+		"client id":          {&ostrakapb.SetRequest{Header: client, Key: k}, ostrakapb.Reason_REASON_INVALID, "header.client_id"},
+		"client id, read":    {&ostrakapb.GetRequest{Header: client, Key: k}, ostrakapb.Reason_REASON_INVALID, "header.client_id"},
+		"request number":     {&ostrakapb.SetRequest{Header: unnumbered, Key: k}, ostrakapb.Reason_REASON_INVALID, "header.request"},
+		"read level":         {&ostrakapb.GetRequest{Key: k, Level: 1}, ostrakapb.Reason_REASON_UNSUPPORTED, ""},
+		"scan's level":       {&ostrakapb.ScanRequest{Shard: 1, Level: 1}, ostrakapb.Reason_REASON_UNSUPPORTED, ""},
+		"scan's client id":   {&ostrakapb.ScanRequest{Shard: 1, Header: client}, ostrakapb.Reason_REASON_INVALID, "header.client_id"},
+		"cursor's format":    {&ostrakapb.ScanRequest{Shard: 1, Cursor: []byte{2, 'a'}}, ostrakapb.Reason_REASON_INVALID, "cursor"},
+		"truncated cursor":   {&ostrakapb.ScanRequest{Shard: 1, Cursor: []byte{1}}, ostrakapb.Reason_REASON_INVALID, "cursor"},
+		"batch's client id":  {&ostrakapb.BatchRequest{Header: client}, ostrakapb.Reason_REASON_INVALID, "header.client_id"},
+		"unknown shard":      {&ostrakapb.ScanRequest{Shard: 99}, ostrakapb.Reason_REASON_STALE_EPOCH, ""},
+		"large batch":        {&ostrakapb.BatchRequest{Header: &ostrakapb.Header{ClientId: make([]byte, node.limits.BatchBytesMax+1)}}, ostrakapb.Reason_REASON_LIMIT, "batch_bytes_max"},
+		"batch of many ops":  {&ostrakapb.BatchRequest{Ops: make([]*ostrakapb.Op, node.limits.BatchOpsMax+1)}, ostrakapb.Reason_REASON_LIMIT, "batch_ops_max"},
 	} {
 		_, err := call(t.Context(), f.kv, c.request)
 		d := wantReason(t, err, c.reason)
@@ -270,5 +273,20 @@ func TestRouting(t *testing.T) {
 	d = wantReason(t, get(0), ostrakapb.Reason_REASON_STALE_EPOCH)
 	if d.GetLeaderNode() != "n2" || d.GetLeaderAddress() != "n2.test:7400" || d.GetShard() != uint32(id) || d.GetEpoch() != 5 {
 		t.Errorf("wrong node: %v", d)
+	}
+}
+
+// TestReadsAreNeverOfUnknownOutcome: a read that could not log a key's expiry may simply be sent again.
+func TestReadsAreNeverOfUnknownOutcome(t *testing.T) {
+	f := serve(t, newFakeNode(t))
+	f.replicas.of(f.node.m, "k").getErr = fmt.Errorf("%w: %w: leadership lost", raftfsm.ErrNotConfirmed, raftfsm.ErrOutcomeUnknown)
+	for _, request := range []proto.Message{&ostrakapb.GetRequest{Key: []byte("k")}, &ostrakapb.TTLRequest{Key: []byte("k")}} {
+		_, err := call(t.Context(), f.kv, request)
+		if d := wantReason(t, err, ostrakapb.Reason_REASON_NO_LEADER); d.GetOutcome() != notDone {
+			t.Errorf("%T: %v", request, d)
+		}
+	}
+	if d := batchOf(t, f, getOps(0, "k")...)[0].GetError(); d.GetReason() != ostrakapb.Reason_REASON_NO_LEADER {
+		t.Errorf("batch: %v", d)
 	}
 }

@@ -50,6 +50,7 @@ type replica interface {
 // reader reads one replica's memory, as raftfsm.Read and store.Store offer it.
 type reader interface {
 	Get(key, dst []byte) (value []byte, m store.Meta, ok bool, err error)
+	Peek(key []byte) (m store.Meta, ok bool, err error)
 	TTL(store.Meta) time.Duration
 	scan(from, to []byte, limit, bytesMax int, fn func(key, value []byte, m store.Meta) bool) (next []byte, more bool)
 }

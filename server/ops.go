@@ -3,6 +3,8 @@ package server
 import (
 	"errors"
 	"fmt"
+	"math"
+	"time"
 
 	ostrakapb "github.com/ostraka-db/ostraka/proto"
 	"github.com/ostraka-db/ostraka/raftfsm"
@@ -105,12 +107,15 @@ func refusal(op *store.Op, r store.Result) error {
 	return nil
 }
 
+// ttlMillisMax is what a time.Duration holds, some 292 years: answers give a TTL back as one.
+const ttlMillisMax = math.MaxInt64 / int64(time.Millisecond)
+
 func setOp(r *ostrakapb.SetRequest) (*store.Op, error) {
 	op := &store.Op{Kind: store.OpSet, Key: r.GetKey(), Value: r.GetValue(), TTL: r.GetTtlMs(), KeepTTL: r.GetKeepTtl(),
 		ReturnPrevious: r.GetReturnPrevious()}
 	switch {
-	case op.TTL < 0:
-		return nil, &fieldError{"ttl_ms", "negative"}
+	case op.TTL < 0 || op.TTL > ttlMillisMax:
+		return nil, &fieldError{"ttl_ms", fmt.Sprintf("want 0 to %d, got %d", ttlMillisMax, op.TTL)}
 	case op.TTL != 0 && op.KeepTTL:
 		return nil, &fieldError{"keep_ttl", "contradicts ttl_ms"}
 	}
@@ -157,8 +162,8 @@ func appendOp(r *ostrakapb.AppendRequest) *store.Op {
 }
 
 func expireOp(r *ostrakapb.ExpireRequest) (*store.Op, error) {
-	if r.GetTtlMs() < 1 {
-		return nil, &fieldError{"ttl_ms", fmt.Sprintf("want at least 1, got %d", r.GetTtlMs())}
+	if ttl := r.GetTtlMs(); ttl < 1 || ttl > ttlMillisMax {
+		return nil, &fieldError{"ttl_ms", fmt.Sprintf("want 1 to %d, got %d", ttlMillisMax, ttl)}
 	}
 	return &store.Op{Kind: store.OpExpire, Key: r.GetKey(), TTL: r.GetTtlMs()}, nil
 }
