@@ -1,0 +1,140 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/ostraka-db/ostraka/raftfsm"
+	"github.com/ostraka-db/ostraka/raftfsm/disk"
+)
+
+// ErrConfig is wrapped by every complaint about a Config; the message names the field.
+var ErrConfig = errors.New("configuration")
+
+// Config is everything a node needs to know. Zero values take the defaults named at the fields.
+type Config struct {
+	// ID names the node for ever, inside its cluster and in its data directory: 1..64 letters, digits, '.', '_' or '-'.
+	ID string
+	// DataDir holds all that the node must not forget. It is locked while the node runs.
+	DataDir string
+	// Listen is the host:port of the gRPC port. Port 0 takes a free one.
+	Listen string
+	// Advertise is where others reach this node. Default: Listen, which must then name a host.
+	Advertise string
+	// Peers are addresses of other nodes. They are needed only when all addresses of a cluster have changed since
+	// this node last ran.
+	Peers []string
+	// Zone is where replicas of one shard should not all be; empty: unknown.
+	Zone string
+	// HTTPListen is the host:port of metrics, health and, with PProf, profiles; empty: none.
+	HTTPListen string
+	PProf      bool
+
+	Timing    raftfsm.Timing
+	Snapshots raftfsm.SnapshotConfig
+	Proposer  raftfsm.ProposerConfig
+	Limits    Limits
+	// DrainTimeout bounds handing leaderships over and ending running calls at shutdown. Default 15 s.
+	DrainTimeout time.Duration
+
+	Logger *slog.Logger
+	// Fatal is told what the node can't survive: a failed or hung disk, a log it can't read. It should end the
+	// process; the default logs and exits with status 1.
+	Fatal func(error)
+
+	// Clock, FS and Dial are injected by tests and simulation. Defaults: the system's.
+	Clock raftfsm.Clock
+	FS    disk.FS
+	Dial  func(ctx context.Context, address string) (net.Conn, error)
+}
+
+var nodeIDPattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// CheckNodeID returns an error that says what a node id may be, if id is not one.
+func CheckNodeID(id string) error {
+	if !nodeIDPattern.MatchString(id) {
+		return fmt.Errorf("%w: node id %q: want 1 to 64 letters, digits, '.', '_' or '-'", ErrConfig, id)
+	}
+	return nil
+}
+
+func checkAddress(field, address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || port == "" {
+		return fmt.Errorf("%w: %s %q: want host:port", ErrConfig, field, address)
+	}
+	if strings.ContainsAny(host, " /") {
+		return fmt.Errorf("%w: %s %q: not a host name", ErrConfig, field, address)
+	}
+	return nil
+}
+
+// withDefaults validates the configuration once and fills in what was left out.
+func (c Config) withDefaults() (Config, error) {
+	if err := CheckNodeID(c.ID); err != nil {
+		return c, err
+	}
+	if c.DataDir == "" {
+		return c, fmt.Errorf("%w: data-dir is not given", ErrConfig)
+	}
+	if err := checkAddress("listen", c.Listen); err != nil {
+		return c, err
+	}
+	if c.Advertise != "" {
+		if err := checkAddress("advertise", c.Advertise); err != nil {
+			return c, err
+		}
+	} else if host, _, _ := net.SplitHostPort(c.Listen); host == "" || net.ParseIP(host).IsUnspecified() {
+		return c, fmt.Errorf("%w: listen %q names no host that others could reach: give --advertise host:port", ErrConfig, c.Listen)
+	}
+	for _, p := range c.Peers {
+		if err := checkAddress("peers", p); err != nil {
+			return c, err
+		}
+	}
+	if c.HTTPListen != "" {
+		if err := checkAddress("http-listen", c.HTTPListen); err != nil {
+			return c, err
+		}
+	}
+	limits, err := c.Limits.withDefaults()
+	if err != nil {
+		return c, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	c.Limits = limits
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = 15 * time.Second
+	}
+	if c.Timing.Election == 0 {
+		c.Timing.Election = time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	c.Logger = c.Logger.With("node", c.ID)
+	if c.Fatal == nil {
+		logger := c.Logger
+		c.Fatal = func(err error) {
+			logger.Error("the node can't go on", "error", err)
+			os.Exit(1)
+		}
+	}
+	if c.Clock == nil {
+		c.Clock = raftfsm.NewSystemClock()
+	}
+	if c.FS == nil {
+		c.FS = disk.OS{}
+	}
+	if c.Dial == nil {
+		var d net.Dialer
+		c.Dial = func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
+	}
+	return c, nil
+}

@@ -1,0 +1,111 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/ostraka-db/ostraka/proto"
+	"github.com/ostraka-db/ostraka/raftfsm/disk"
+	"github.com/ostraka-db/ostraka/shard"
+)
+
+// Errors of a data directory that does not fit.
+var (
+	// ErrOtherNode: the directory belongs to a node with another id.
+	ErrOtherNode = errors.New("the data directory belongs to another node")
+	// ErrIdentityDamaged: node.json does not parse or contradicts itself.
+	ErrIdentityDamaged = errors.New("node.json is damaged")
+)
+
+const (
+	identityFile   = "node.json"
+	identityFormat = 1
+)
+
+// phase is how far a node has come in becoming a member. It only moves forward.
+type phase string
+
+const (
+	phaseBlank    phase = "blank"
+	phaseAdopting phase = "adopting"
+	phaseMember   phase = "member"
+)
+
+// identity is what a node knows of itself and must never forget. It is rewritten as a whole, atomically.
+type identity struct {
+	Format int          `json:"format"`
+	Node   shard.NodeID `json:"node"`
+	Phase  phase        `json:"phase"`
+	// Incarnation counts the node's starts.
+	Incarnation uint64 `json:"incarnation"`
+	ClusterID   string `json:"cluster_id,omitempty"`
+	// Plan is the bootstrap plan as adopted, a BootstrapPlan in protobuf's JSON form. Set unless blank.
+	Plan json.RawMessage `json:"plan,omitempty"`
+	// Book is where the cluster's nodes were last known to listen.
+	Book map[shard.NodeID]bookEntry `json:"addresses,omitempty"`
+}
+
+// bookEntry is a node's address, and in which of its starts it listened there.
+type bookEntry struct {
+	Address     string `json:"address"`
+	Incarnation uint64 `json:"incarnation"`
+}
+
+// loadIdentity reads node.json, or makes a blank identity where the directory has none.
+func loadIdentity(files disk.FS, dir string, node shard.NodeID) (*identity, error) {
+	path := filepath.Join(dir, identityFile)
+	data, err := disk.ReadFile(files, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &identity{Format: identityFormat, Node: node, Phase: phaseBlank}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var id identity
+	if err := json.Unmarshal(data, &id); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrIdentityDamaged, path, err)
+	}
+	switch {
+	case id.Format != identityFormat:
+		return nil, fmt.Errorf("%w: %s: format %d, this build reads up to %d", ErrIdentityDamaged, path, id.Format, identityFormat)
+	case id.Node != node:
+		return nil, fmt.Errorf("%w: %s is of node %q, this one is %q: give its --id or another --data-dir", ErrOtherNode, path, id.Node, node)
+	case id.Phase != phaseBlank && (len(id.Plan) == 0 || id.ClusterID == ""):
+		return nil, fmt.Errorf("%w: %s: phase %q without a plan", ErrIdentityDamaged, path, id.Phase)
+	}
+	return &id, nil
+}
+
+func (id *identity) save(files disk.FS, dir string) error {
+	data, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return err
+	}
+	return disk.WriteFileAtomic(files, filepath.Join(dir, identityFile), append(data, '\n'))
+}
+
+// plan returns the adopted plan; nil for a blank node.
+func (id *identity) plan() (*ostrakapb.BootstrapPlan, error) {
+	if id.Phase == phaseBlank {
+		return nil, nil
+	}
+	plan := new(ostrakapb.BootstrapPlan)
+	if err := protojson.Unmarshal(id.Plan, plan); err != nil {
+		return nil, fmt.Errorf("%w: plan: %w", ErrIdentityDamaged, err)
+	}
+	return plan, nil
+}
+
+func (id *identity) adopt(plan *ostrakapb.BootstrapPlan) error {
+	data, err := protojson.Marshal(plan)
+	if err != nil {
+		return err
+	}
+	id.Phase, id.ClusterID, id.Plan = phaseAdopting, plan.GetClusterId(), data
+	return nil
+}

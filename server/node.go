@@ -1,0 +1,349 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+
+	"github.com/ostraka-db/ostraka/proto"
+	"github.com/ostraka-db/ostraka/raftfsm"
+	"github.com/ostraka-db/ostraka/raftfsm/disk"
+	"github.com/ostraka-db/ostraka/raftfsm/storage"
+	"github.com/ostraka-db/ostraka/raftfsm/transport"
+	"github.com/ostraka-db/ostraka/shard"
+)
+
+// Node is one node of a cluster, or a blank one that waits to become one. Its methods may be called from any
+// goroutine.
+type Node struct {
+	cfg       Config
+	transport *transport.Transport
+	// closeTransport may be called twice: to drain, and in any case at the end.
+	closeTransport func() error
+	book           *addressBook
+	health         *healthService
+	metrics        *metrics
+	// advertised is set once Run knows the port it got.
+	advertised atomic.Pointer[string]
+	draining   atomic.Bool
+	// membership is set once the node belongs to a cluster and its replicas run.
+	membership atomic.Pointer[membership]
+
+	// adoption serialises what moves the identity's phase on.
+	adoption sync.Mutex
+	// mu guards identity, which is saved before it is acted upon.
+	mu       sync.Mutex
+	identity *identity
+
+	// life ends the node's own goroutines; background joins them.
+	life       context.Context
+	background sync.WaitGroup
+}
+
+// membership is a running part of a cluster. Immutable.
+type membership struct {
+	clusterID string
+	planned   *shard.Map
+	storage   *storage.Node
+	host      *raftfsm.Host
+	meta      *raftfsm.Meta
+}
+
+// New checks the configuration. It opens nothing: that is Run's.
+func New(cfg Config) (*Node, error) {
+	full, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: full, health: newHealthService()}
+	n.metrics = newMetrics(n)
+	return n, nil
+}
+
+// Run is the node's whole life: it opens the data directory, serves until ctx ends, then hands its leaderships
+// over, lets running calls end, and returns nil. Every goroutine it started has ended by then.
+func (n *Node) Run(ctx context.Context) (failed error) {
+	if err := disk.MkdirAll(n.cfg.FS, n.cfg.DataDir); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	lock, err := disk.Lock(filepath.Join(n.cfg.DataDir, "lock"))
+	if err != nil {
+		return fmt.Errorf("data directory %s: %w", n.cfg.DataDir, err)
+	}
+	defer func() { failed = errors.Join(failed, lock.Unlock()) }()
+	if err := n.openIdentity(); err != nil {
+		return err
+	}
+	// From here on the node's goroutines run; they outlive ctx until the node has drained.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	n.life = life
+	defer n.background.Wait()
+	defer end()
+	return n.serve(ctx)
+}
+
+// openIdentity loads node.json and counts this start.
+func (n *Node) openIdentity() error {
+	id, err := loadIdentity(n.cfg.FS, n.cfg.DataDir, shard.NodeID(n.cfg.ID))
+	if err != nil {
+		return err
+	}
+	id.Incarnation++
+	if err := id.save(n.cfg.FS, n.cfg.DataDir); err != nil {
+		return err
+	}
+	n.identity = id
+	n.book = newAddressBook(id.Book, n.saveBook)
+	return nil
+}
+
+// serve listens, starts what the identity says, waits for ctx, and drains.
+func (n *Node) serve(ctx context.Context) (failed error) {
+	listener, err := net.Listen("tcp", n.cfg.Listen)
+	if err != nil {
+		return explainListen("listen", err)
+	}
+	advertised := n.cfg.Advertise
+	if advertised == "" {
+		advertised = listener.Addr().String()
+	}
+	n.advertised.Store(&advertised)
+	n.book.learn(n.NodeID(), advertised, n.Incarnation())
+	if n.transport, err = n.newTransport(); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	n.closeTransport = sync.OnceValue(n.transport.Close)
+	defer func() { failed = errors.Join(failed, n.closeTransport()) }()
+	n.metrics.watchTransport(n.transport.Stats)
+
+	grpcServer := n.newGRPCServer()
+	stopHTTP, err := n.startHTTP()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer stopHTTP()
+	served := make(chan error, 1)
+	n.background.Go(func() { served <- grpcServer.Serve(limitConnections(listener, n.cfg.Limits.ConnectionsMax, n.metrics)) })
+	n.cfg.Logger.Info("listening", "address", advertised, "incarnation", n.Incarnation())
+
+	if err := n.resume(); err != nil {
+		grpcServer.Stop()
+		return errors.Join(err, n.closeMembership())
+	}
+	n.background.Go(n.discover)
+	select {
+	case <-ctx.Done():
+	case err := <-served:
+		return errors.Join(fmt.Errorf("serving: %w", err), n.closeMembership())
+	}
+	n.drain(grpcServer)
+	return n.closeMembership()
+}
+
+// explainListen says what to do about an address that can't be listened on.
+func explainListen(flag string, err error) error {
+	return fmt.Errorf("%w: give another --%s, or end what listens there", err, flag)
+}
+
+func (n *Node) newTransport() (*transport.Transport, error) {
+	return transport.New(transport.Config{
+		Self:        n.NodeID(),
+		ClusterID:   n.ClusterID,
+		Address:     n.advertisedAddress,
+		Incarnation: n.Incarnation(),
+		Resolve:     n.book.address,
+		Learned: func(hs *ostrakapb.Handshake) {
+			n.book.learn(shard.NodeID(hs.GetNodeId()), hs.GetAddress(), hs.GetIncarnation())
+		},
+		Confirmer: func(items []transport.ConfirmItem) []bool {
+			if m := n.membership.Load(); m != nil {
+				return m.host.AnswerConfirm(items)
+			}
+			return make([]bool, len(items))
+		},
+		Dial:   n.cfg.Dial,
+		Logger: n.cfg.Logger,
+	})
+}
+
+// newGRPCServer registers every service.
+func (n *Node) newGRPCServer() *grpc.Server {
+	s := grpc.NewServer(serverOptions(n, n.metrics, n.cfg.Logger)...)
+	ostrakapb.RegisterKVServer(s, newKVService(n))
+	ostrakapb.RegisterAdminServer(s, newAdminService(n, n))
+	ostrakapb.RegisterRaftServer(s, &raftService{Transport: n.transport, node: n})
+	n.health.register(s)
+	return s
+}
+
+// startHTTP serves metrics and health where asked; the function it returns ends that.
+func (n *Node) startHTTP() (func(), error) {
+	if n.cfg.HTTPListen == "" {
+		return func() {}, nil
+	}
+	listener, err := net.Listen("tcp", n.cfg.HTTPListen)
+	if err != nil {
+		return nil, explainListen("http-listen", err)
+	}
+	s := newHTTPServer(newHTTPHandler(n, n.health, n.metrics, n.cfg.PProf))
+	n.background.Go(func() {
+		if err := s.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			n.cfg.Logger.Error("HTTP listener ended", "error", err)
+		}
+	})
+	return func() { s.Close() }, nil
+}
+
+// resume starts the node where its identity left off.
+func (n *Node) resume() error {
+	n.mu.Lock()
+	plan, err := n.identity.plan()
+	n.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case plan == nil:
+		n.cfg.Logger.Info("this node belongs to no cluster yet: name it in `ostraka cluster bootstrap --nodes ID=ADDRESS,…`",
+			"id", n.cfg.ID, "address", n.advertisedAddress())
+		return nil
+	}
+	n.adoption.Lock()
+	defer n.adoption.Unlock()
+	return n.join(plan)
+}
+
+// drain hands leaderships over and lets running calls end, both within DrainTimeout. Once this node leads
+// nothing, no call that still runs needs the raft streams, which never end by themselves and would keep a
+// graceful stop waiting.
+func (n *Node) drain(s *grpc.Server) {
+	n.cfg.Logger.Info("draining")
+	n.draining.Store(true)
+	n.health.setServing(false)
+	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.DrainTimeout)
+	defer cancel()
+	if m := n.membership.Load(); m != nil {
+		if err := m.host.HandOver(ctx); err != nil {
+			n.cfg.Logger.Warn("not every leadership was handed over", "error", err)
+		}
+	}
+	n.health.shutdown()
+	stopped := make(chan struct{})
+	n.background.Go(func() { s.GracefulStop(); close(stopped) })
+	if err := n.closeTransport(); err != nil {
+		n.cfg.Logger.Warn("closing the raft streams", "error", err)
+	}
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+		n.cfg.Logger.Warn("calls that still run after the drain timeout are cut off")
+	}
+	s.Stop()
+}
+
+// closeMembership stops every replica and closes the disk, if there is a membership.
+func (n *Node) closeMembership() error {
+	n.adoption.Lock()
+	defer n.adoption.Unlock()
+	m := n.membership.Load()
+	if m == nil {
+		return nil
+	}
+	return errors.Join(m.host.Close(), m.storage.Close())
+}
+
+// saveBook persists the addresses, so that a restarted node finds the others.
+func (n *Node) saveBook() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.identity.Book = n.book.snapshot()
+	if err := n.identity.save(n.cfg.FS, n.cfg.DataDir); err != nil {
+		n.cfg.Logger.Error("addresses not saved", "error", err)
+	}
+}
+
+// NodeID returns this node's id.
+func (n *Node) NodeID() shard.NodeID { return shard.NodeID(n.cfg.ID) }
+
+// Incarnation counts this node's starts, from 1. Constant while Run runs.
+func (n *Node) Incarnation() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.identity.Incarnation
+}
+
+// ClusterID returns the cluster's id; empty while the node is blank.
+func (n *Node) ClusterID() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.identity.ClusterID
+}
+
+// Host returns what runs this node's replicas; nil while the node is blank or starting.
+func (n *Node) Host() *raftfsm.Host {
+	if m := n.membership.Load(); m != nil {
+		return m.host
+	}
+	return nil
+}
+
+// Map returns the newest map this node has applied; nil while the node is blank or starting.
+func (n *Node) Map() *shard.Map {
+	m := n.membership.Load()
+	if m == nil {
+		return nil
+	}
+	if state := m.meta.State(); state != nil {
+		return state.Map
+	}
+	return m.planned
+}
+
+// FormatLevel returns the cluster's format level; 0 while it is not known.
+func (n *Node) FormatLevel() uint32 {
+	if m := n.membership.Load(); m != nil {
+		if state := m.meta.State(); state != nil {
+			return state.FormatLevel
+		}
+	}
+	return 0
+}
+
+// MetaLeader returns the node believed to lead the meta group; empty where none is known.
+func (n *Node) MetaLeader() shard.NodeID {
+	if m := n.membership.Load(); m != nil {
+		return m.meta.Leader()
+	}
+	return ""
+}
+
+// Draining reports whether the node is on its way out.
+func (n *Node) Draining() bool { return n.draining.Load() }
+
+// Address returns where a node listens, as far as this one knows.
+func (n *Node) Address(id shard.NodeID) (string, bool) { return n.book.address(id) }
+
+// PeerConn returns the connection shared with the raft streams to a node.
+func (n *Node) PeerConn(id shard.NodeID) (*grpc.ClientConn, error) { return n.transport.Conn(id) }
+
+// Limits returns the limits in force.
+func (n *Node) Limits() Limits { return n.cfg.Limits }
+
+func (n *Node) advertisedAddress() string {
+	if a := n.advertised.Load(); a != nil {
+		return *a
+	}
+	return n.cfg.Advertise
+}
+
+// handshake tells others who this node is.
+func (n *Node) handshake(target shard.NodeID) *ostrakapb.Handshake {
+	return &ostrakapb.Handshake{Format: handshakeFormat, ClusterId: n.ClusterID(), NodeId: n.cfg.ID,
+		Address: n.advertisedAddress(), Incarnation: n.Incarnation(), TargetNodeId: string(target)}
+}
