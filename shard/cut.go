@@ -7,9 +7,8 @@ import "slices"
 //
 // It knows shards by index: first those that own slots in the end, in the order of ids, then those that go.
 type cutter struct {
-	ids    []ID  // that own slots in the end, sorted
-	arcs   []arc // cover the slot space in order; two neighbours never have the same owner
-	ranges []int // by shard: how many of the arcs it owns
+	ids  []ID  // that own slots in the end, sorted
+	arcs []arc // cover the slot space in order; two neighbours never have the same owner
 
 	// Both by shard. A shard that may give may not take.
 	give, take []quota
@@ -28,7 +27,6 @@ func newCutter(r Ring, arcs []arc, ids []ID) *cutter {
 		c.arcs[i].owner = owners[a.owner]
 		sizes[owners[a.owner]] += a.len()
 	}
-	c.ranges = make([]int, shards)
 	c.join()
 	c.setQuotas(sizes)
 	return c
@@ -148,11 +146,6 @@ func (c *cutter) neediest() (shard int) {
 	return shard
 }
 
-// crowded is the number of ranges from which on a shard isn't given small ones for nothing: a whole range that
-// doesn't touch it then counts as much as a trimmed end, so the larger of them goes. Without it a new shard collects
-// everybody's slivers (27 ranges in the place of 17 with up to 40 shards).
-const crowded = 8
-
 // offer puts the move of arc i, or of as much of it as the quotas allow, in best's place if it is better.
 func (c *cutter) offer(best *piece, i, to int) {
 	a := c.arcs[i]
@@ -168,7 +161,7 @@ func (c *cutter) offer(best *piece, i, to int) {
 		p.cost = -2
 	case whole && (left || right):
 		p.cost = -1
-	case whole && c.ranges[to] < crowded, left, right:
+	case whole, left, right:
 		p.cost = 0
 	default:
 		p.cost = 1
@@ -208,9 +201,8 @@ func (q *quota) use(slots int) (met int) {
 	return met
 }
 
-// join merges neighbours of one owner and counts ranges anew.
+// join merges neighbours of one owner.
 func (c *cutter) join() {
-	clear(c.ranges)
 	joined := c.arcs[:0]
 	for _, a := range c.arcs {
 		if last := len(joined) - 1; last >= 0 && joined[last].owner == a.owner {
@@ -218,7 +210,6 @@ func (c *cutter) join() {
 			continue
 		}
 		joined = append(joined, a)
-		c.ranges[a.owner]++
 	}
 	c.arcs = joined
 }

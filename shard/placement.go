@@ -39,9 +39,10 @@ func (m *Map) Placement() Placement {
 // previous is what holds now, nil at first; shards it doesn't list are new, what it lists besides is ignored.
 //
 // The way there is consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, 2016), with rendezvous
-// ranks in the place of points on a circle: each shard takes the nodes in the order of hash(node, shard), passing over those
-// that carry their bound, ⌈replicas ÷ nodes⌉, already. burden.level evens out the rest. The hash decides only where load
-// doesn't, and the result is recorded in the map, so the hash may change between releases.
+// ranks in the place of points on a circle: each shard takes the nodes in the order of hash(node, shard), passing
+// over those that carry their bound, ⌊all replicas ÷ nodes⌋, already. burden.level evens out the rest, first with
+// the replicas that move anyway, then, if it must, with all. The hash decides only where load doesn't, and the
+// result is recorded in the map, so the hash may change between releases.
 //
 // Errors: ErrTooFewNodes; any other for replicas < 1.
 func Place(nodes []Node, shards []ID, replicas int, previous Placement) (Placement, error) {
@@ -60,7 +61,9 @@ func Place(nodes []Node, shards []ID, replicas int, previous Placement) (Placeme
 		p.fill(s)
 	}
 	leveling := burden{load: p.load, step: p.step, move: p.move}
-	leveling.level()
+	for _, p.pinned = range []bool{true, false} {
+		leveling.level()
+	}
 	return p.placement(), nil
 }
 
@@ -77,10 +80,11 @@ type placer struct {
 	spare            int
 
 	was    [][]bool // by shard, node: held before
+	pinned bool     // what was stays; only replicas that move anyway may be moved
 	on     [][]bool // by shard, node: holds now
 	inZone [][]int  // by shard, zone: how many nodes of on
 	load   []int    // by node: how many shards of on
-	bound  int      // load at which a node is passed over
+	bound  int      // load from which on a node is passed over while others are below theirs
 	hashes []uint64 // by node
 }
 
@@ -90,7 +94,7 @@ func newPlacer(active []Node, shards []ID, replicas int, previous Placement) *pl
 	slices.Sort(p.shards)
 	p.shards = slices.Compact(p.shards)
 	p.load = make([]int, len(p.nodes))
-	p.bound = (len(p.shards)*replicas + len(p.nodes) - 1) / len(p.nodes)
+	p.bound = len(p.shards) * replicas / len(p.nodes)
 	for _, n := range p.nodes {
 		p.hashes = append(p.hashes, hashNode(n.ID))
 	}
@@ -231,7 +235,7 @@ func (p *placer) step(from, to int) (shard int, found bool) {
 	shard = -1
 	leastCost := 0
 	for s := range p.shards {
-		if !p.on[s][from] || p.on[s][to] || !p.zonesAllow(s, from, to) {
+		if !p.on[s][from] || p.on[s][to] || p.pinned && p.was[s][from] || !p.zonesAllow(s, from, to) {
 			continue
 		}
 		cost := 0

@@ -78,7 +78,9 @@ func owners(ring Ring, ids []ID) (*[SlotCount]ID, error) {
 func fewestMoves(old Ring, ids []ID) int {
 	size := make(map[ID]int)
 	for _, a := range old {
-		size[a.Shard] = countSlots(a.Ranges)
+		if slots := countSlots(a.Ranges); slots > 0 {
+			size[a.Shard] = slots
+		}
 	}
 	freed, coming := 0, 0
 	for _, id := range ids {
