@@ -56,7 +56,7 @@ var exits = []struct {
 	{ingest.ErrState, exitUsage, "repeat the import as it was begun, or begin anew without --resume"},
 	{dev.ErrPort, exitError, "choose other ports with --base-port, or stop what uses them"},
 	{dev.ErrLayout, exitUsage, "start it as it was made, choose another --data-dir, or remove that one"},
-	{context.Canceled, exitError, ""},
+	{context.Canceled, exitError, "interrupted by a signal"},
 }
 
 // exitOf returns the code of an error and what to do next; empty: nothing that would help.

@@ -36,7 +36,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root := a.newRoot()
 	root.SetArgs(protectNegative(args))
 	err := root.ExecuteContext(ctx)
-	if err != nil && !a.begun {
+	if err != nil && !a.begun && !errors.Is(err, errUsage) {
 		err = errors.Join(errUsage, err)
 	}
 	return a.report(err)

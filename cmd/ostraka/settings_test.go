@@ -112,6 +112,13 @@ func TestConnectionSettings(t *testing.T) {
 	}
 }
 
+func TestMistakenSettingIsReportedPlainly(t *testing.T) {
+	got := newFake().ostraka(t, "", map[string]string{"OSTRAKA_TIMEOUT": "soon"}, "get", "a")
+	if got.code != exitUsage || !strings.HasPrefix(got.errOut, `ostraka: environment variable OSTRAKA_TIMEOUT="soon": `) {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestServerSettings: every flag of the server is a setting, as the contract says.
 func TestServerSettings(t *testing.T) {
 	cmd := (&app{}).serverCommand()
