@@ -18,11 +18,10 @@ import (
 
 // TestServicesOverRealReplicas runs one whole node in this process: what the fakes of the other tests stand for.
 func TestServicesOverRealReplicas(t *testing.T) {
-	node, conn := startNode(t)
+	node, address, conn := startNode(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	kv, admin := ostrakapb.NewKVClient(conn), ostrakapb.NewAdminClient(conn)
-	address, _ := node.Address("n1")
 	_, err := kv.Get(ctx, &ostrakapb.GetRequest{Key: []byte("k")})
 	wantReason(t, err, ostrakapb.Reason_REASON_NOT_BOOTSTRAPPED)
 	if _, err := admin.Bootstrap(ctx, &ostrakapb.BootstrapRequest{Shards: 3, Nodes: []*ostrakapb.NodeSpec{{Id: "n1", Address: address}}}); err != nil {
@@ -88,7 +87,7 @@ func TestServicesOverRealReplicas(t *testing.T) {
 }
 
 // startNode runs a node on a port of loopback until the test ends, when it must drain and return nil.
-func startNode(t *testing.T) (*Node, *grpc.ClientConn) {
+func startNode(t *testing.T) (*Node, string, *grpc.ClientConn) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -115,7 +114,7 @@ func startNode(t *testing.T) (*Node, *grpc.ClientConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return node, conn
+	return node, address, conn
 }
 
 // whenLed repeats what fails for want of a leader until it succeeds or the context ends.
