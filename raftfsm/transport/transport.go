@@ -63,8 +63,7 @@ func New(cfg Config) (*Transport, error) {
 	return t, nil
 }
 
-// Close closes every Facade and stream and waits for all goroutines. A peer's connection may outlast it by the time that
-// gRPC takes to notice.
+// Close closes every Facade, stream and connection and waits for all goroutines. It may be repeated.
 func (t *Transport) Close() error {
 	t.mu.Lock()
 	t.closed = true
@@ -236,7 +235,9 @@ func (p *peer) closeBulk() error {
 	if p.bulk == nil {
 		return nil
 	}
-	return p.bulk.Close()
+	closing := p.bulk
+	p.bulk = nil
+	return closing.Close()
 }
 
 // receive waits for a stream's first message. A peer that opens a stream and says nothing costs a goroutine until the
