@@ -197,6 +197,9 @@ func (c *Client) settle(ctx context.Context, way *course, rt *routes, sr *shardR
 		}
 	case goElsewhere:
 		sr.forget(n)
+		if f.detail == nil { // nobody answered there: the node may have moved, and only the others know
+			c.refreshSoon()
+		}
 	}
 	if wish := f.retryAfter(); wish > 0 {
 		pause = max(pause, jitter(wish))

@@ -58,6 +58,9 @@ type ProposerConfig struct {
 type SnapshotConfig struct {
 	// LogBytes appended since the last snapshot call for another. Default 64 MiB.
 	LogBytes uint64
+	// LogEntries since the last snapshot call for one too: bytes are counted from the process's start only, and a
+	// node that is restarted often must not gather log for ever. Default 10 × TrailingEntries.
+	LogEntries uint64
 	// TrailingEntries are kept before the snapshot, so that a slow follower needs none. Default 20,000.
 	TrailingEntries uint64
 	// Parallel is how many replicas of a node are written at once. Default 1.
@@ -95,6 +98,7 @@ func (c *Config) withDefaults() (Config, error) {
 	setDefault(&d.Proposer.EnqueueTimeout, 2*time.Second)
 	setDefault(&d.Snapshots.LogBytes, 64<<20)
 	setDefault(&d.Snapshots.TrailingEntries, 20_000)
+	setDefault(&d.Snapshots.LogEntries, 10*d.Snapshots.TrailingEntries)
 	setDefault(&d.Snapshots.Parallel, 1)
 	setDefault(&d.Snapshots.CheckEvery, time.Second)
 	setDefault(&d.Reaping.Every, 100*time.Millisecond)

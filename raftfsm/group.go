@@ -283,10 +283,17 @@ func (r *replica) status() Status {
 	for _, v := range l.currentVoters() {
 		s.Voter = s.Voter || v.replica == r.id
 	}
-	if snaps, err := l.stores.Snapshots.List(); err == nil && len(snaps) > 0 {
-		s.Snapshot = snaps[0].Index
-	}
+	s.Snapshot = l.snapshotIndex()
 	return s
+}
+
+// snapshotIndex is the index of the newest snapshot; 0: there is none.
+func (l *life) snapshotIndex() uint64 {
+	snaps, err := l.stores.Snapshots.List()
+	if err != nil || len(snaps) == 0 {
+		return 0
+	}
+	return snaps[0].Index
 }
 
 // sameTerm answers another node's question whether this replica is still in the term: the heart of a

@@ -135,7 +135,7 @@ func (n *testNode) open() {
 		t.Fatal(err)
 	}
 	n.transport, err = transport.New(transport.Config{Self: n.id, ClusterID: func() string { return "test" }, Incarnation: 1,
-		Resolve:   func(id shard.NodeID) (string, bool) { return string(id), true },
+		Resolve: func(id shard.NodeID) (string, bool) { return string(id), true },
 		Confirmer: func(items []transport.ConfirmItem) []bool {
 			if h := n.answering.Load(); h != nil {
 				return h.AnswerConfirm(items)

@@ -81,7 +81,8 @@ func (s *scheduler) snapshots() {
 		if appended < s.snapshotAt[r] { // another life counts anew
 			s.snapshotAt[r] = 0
 		}
-		if appended-s.snapshotAt[r] < s.host.cfg.Snapshots.LogBytes {
+		want := s.host.cfg.Snapshots
+		if appended-s.snapshotAt[r] < want.LogBytes && l.raft.LastIndex()-l.snapshotIndex() < want.LogEntries {
 			continue
 		}
 		s.snapshotAt[r] = appended

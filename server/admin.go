@@ -32,7 +32,7 @@ const roleLeader = "leader"
 
 // peerStatusTimeout bounds the wait for one node's part of a cluster's status: who has not answered by then is
 // as good as unreachable to whoever asks.
-const peerStatusTimeout = 2 * time.Second
+const peerStatusTimeout = time.Second
 
 // adminService tells of the cluster. Unlike KV it answers on blank and draining nodes too.
 type adminService struct {

@@ -6,15 +6,15 @@
 //
 // The life of a Node:
 //
-//	New ─► Run ─► blank ──Adopt──► adopting ─► member ─► serving ─► draining ─► Run returns
-//	                      (node.json holds the plan)
+//		New ─► Run ─► blank ──Adopt──► adopting ─► member ─► serving ─► draining ─► Run returns
+//		                      (node.json holds the plan)
 //
-//   - blank: Raft and Admin answer, KV refuses and says what to do.
-//   - adopting: the plan is on disk; first configurations of all local replicas are being written, and no
-//     raft instance runs, so that a crash here may simply repeat the step.
-//   - member: from here on no replica of this node is ever bootstrapped again. One whose data is gone must not
-//     vote under its old id.
-//   - draining: leaderships are handed over, running calls end, new ones are refused.
+//	  - blank: Raft and Admin answer, KV refuses and says what to do.
+//	  - adopting: the plan is on disk; first configurations of all local replicas are being written, and no
+//	    raft instance runs, so that a crash here may simply repeat the step.
+//	  - member: from here on no replica of this node is ever bootstrapped again. One whose data is gone must not
+//	    vote under its old id.
+//	  - draining: leaderships are handed over, running calls end, new ones are refused.
 //
 // Start reading at node.go for the life, kv.go for a request.
 package server

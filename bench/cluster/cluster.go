@@ -157,7 +157,7 @@ func (c *Cluster) AwaitStatus(ctx context.Context, wanted func(*client.Status) b
 	var last *client.Status
 	var lastErr error
 	for {
-		asked, cancel := context.WithTimeout(ctx, 3*time.Second)
+		asked, cancel := context.WithTimeout(ctx, 8*time.Second)
 		s, err := admin.Status(asked)
 		cancel()
 		if err == nil {

@@ -59,7 +59,7 @@ func (p *Process) Start() error {
 	cmd := exec.Command(p.binary, append(args, p.args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	// A group of its own, so that a Ctrl-C at the terminal reaches it only through whoever started it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return err
 	}

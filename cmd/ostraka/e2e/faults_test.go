@@ -123,11 +123,9 @@ func (l *load) step(parent context.Context, cl *client.Client, id, n int, random
 		_, err = cl.Set(ctx, []byte(key), []byte(value))
 	case 7:
 		in.Kind, in.Value = history.Delete, ""
-		_, err = cl.Delete(ctx, []byte(key))
-		out.Found = err == nil
-		if errors.Is(err, client.ErrNotFound) {
-			err = nil
-		}
+		var got client.DeleteResult
+		got, err = cl.Delete(ctx, []byte(key))
+		out.Found = got.Deleted
 	case 8:
 		in.Kind, in.Old = history.CompareAndSet, fmt.Sprintf("%d-%d", random.IntN(loadClients), max(0, n-random.IntN(5)))
 		_, err = cl.CompareAndSet(ctx, []byte(key), []byte(in.Old), []byte(value))
@@ -206,7 +204,7 @@ func TestAllKilledAtOnce(t *testing.T) {
 		args []string
 	}{
 		{"log only", nil},
-		{"tiny snapshots", []string{"--snapshot-log-bytes", "20000", "--snapshot-trailing-entries", "20"}},
+		{"tiny snapshots", []string{"--snapshot-log-bytes", "2000", "--snapshot-trailing-entries", "20"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := startCluster(t, cluster.Options{ServerArgs: append(tc.args, "--election-timeout", "500ms")})
