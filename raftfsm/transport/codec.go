@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 raft fills and reads its deprecated fields, so every field is carried.
+
 package transport
 
 import (
