@@ -400,3 +400,31 @@ func TestReadAfterElections(t *testing.T) {
 		}
 	})
 }
+
+// A crash between a first configuration's two writes is finished by repeating the bootstrap.
+func TestBootstrapIsRepeatable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1, 1, 1, nil)
+		n := c.nodes[0]
+		const id, replica = shard.ID(9), shard.ReplicaID(901)
+		stores, err := n.disks.Open(id, replica)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stores.Stable.SetUint64([]byte("CurrentTerm"), 1); err != nil { // all that the crash left
+			t.Fatal(err)
+		}
+		if err := stores.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := n.host.Bootstrap(id, replica, []Member{{Node: n.id, Replica: replica, Voter: true}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := n.host.StartGroup(GroupSpec{Shard: id, Replica: replica, Ranges: c.slotsOf(1)}); err != nil {
+			t.Fatal(err)
+		}
+		c.eventually("it leads itself", n.group(id).IsLeader)
+	})
+}

@@ -96,16 +96,23 @@ func (r *replica) raftConfig() *raft.Config {
 	return c
 }
 
-// bootstrap writes the group's first configuration. raft is not started; a replica that has state is left
-// alone, so that it may be repeated after a crash.
+// bootstrap writes the group's first configuration. raft is not started; a replica that has it is left alone,
+// so that it may be repeated after a crash.
+//
+// raft.BootstrapCluster refuses a replica with any state, and writes the term before the configuration: a crash in
+// between would leave a replica that neither it nor raft can use. So the two writes are made here.
 func (r *replica) bootstrap(members []Member) error {
 	stores, err := r.host.cfg.Storage.Open(r.group, r.id)
 	if err != nil {
 		return err
 	}
 	defer stores.Close()
-	has, err := raft.HasExistingState(stores.Log, stores.Stable, stores.Snapshots)
-	if err != nil || has {
+	last, err := stores.Log.LastIndex()
+	if err != nil {
+		return err
+	}
+	snapshots, err := stores.Snapshots.List()
+	if err != nil || last > 0 || len(snapshots) > 0 {
 		return err
 	}
 	var c raft.Configuration
@@ -117,7 +124,11 @@ func (r *replica) bootstrap(members []Member) error {
 		c.Servers = append(c.Servers, raft.Server{Suffrage: suffrage, ID: transport.ServerID(m.Replica),
 			Address: transport.Address(m.Node, m.Replica)})
 	}
-	return raft.BootstrapCluster(r.raftConfig(), stores.Log, stores.Stable, stores.Snapshots, nil, c)
+	const firstTerm = 1
+	if err := stores.Stable.SetUint64([]byte("CurrentTerm"), firstTerm); err != nil {
+		return err
+	}
+	return stores.Log.StoreLog(&raft.Log{Index: 1, Term: firstTerm, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(c)})
 }
 
 // start begins the first life.
