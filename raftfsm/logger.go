@@ -16,12 +16,20 @@ func raftLogger(to *slog.Logger) hclog.Logger {
 	return logger
 }
 
+// ofPeer are what raft says, again and again, of a peer that does not answer. transport warns once when the link
+// goes down; these would only bury that.
+var ofPeer = map[string]bool{
+	"failed to heartbeat to": true, "failed to appendEntries to": true, "failed to contact": true,
+	"failed to make requestVote RPC": true, "failed to make requestPreVote RPC": true,
+}
+
 // slogSink implements hclog.SinkAdapter.
 type slogSink struct{ to *slog.Logger }
 
 func (s slogSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 	severity := slog.LevelDebug
 	switch {
+	case ofPeer[msg]:
 	case level >= hclog.Error:
 		severity = slog.LevelError
 	case level == hclog.Warn:

@@ -14,7 +14,7 @@
 //	    raft instance runs, so that a crash here may simply repeat the step.
 //	  - member: from here on no replica of this node is ever bootstrapped again. One whose data is gone must not
 //	    vote under its old id.
-//	  - draining: leaderships are handed over, running calls end, new ones are refused.
+//	  - draining: leaderships are handed over, running calls end, new connections are refused.
 //
 // Start reading at node.go for the life, kv.go for a request.
 package server

@@ -67,7 +67,7 @@ func answerProbe(w http.ResponseWriter, code int, text string) {
 func whyNotReady(node nodeView) string {
 	switch {
 	case node.Draining():
-		return errDraining.Error()
+		return "this node is shutting down"
 	case node.ClusterID() == "":
 		return errNotBootstrapped.Error()
 	}

@@ -14,7 +14,6 @@ import (
 // Why a node takes no call on keys at all.
 var (
 	errNotBootstrapped = errors.New("this node belongs to no cluster yet: name it in `ostraka cluster bootstrap --nodes ID=ADDRESS,…`")
-	errDraining        = errors.New("this node is shutting down: ask another")
 	// errStarting: the node belongs to a cluster, but the replica asked for does not run yet.
 	errStarting = errors.New("this node is starting")
 )
@@ -202,15 +201,14 @@ func (r shardReader) ttl(key []byte) (*ostrakapb.TTLResponse, error) {
 		ValueSize: int64(meta.ValueBytes)}, nil
 }
 
-// admit returns the map to route by, unless the call is too late or the node takes none.
+// admit returns the map to route by, unless the call is too late or the node takes none. A draining node serves each
+// shard until it has handed it over; from then on the shard's replica here names the new leader.
 func (s *kvService) admit(ctx context.Context) (*shard.Map, error) {
 	if err := overdue(ctx); err != nil {
 		return nil, err
 	}
 	m := s.node.Map()
 	switch {
-	case s.node.Draining():
-		return nil, errDraining
 	case m != nil:
 		return m, nil
 	case s.node.ClusterID() != "":

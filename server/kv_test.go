@@ -219,7 +219,6 @@ func TestNodeTakesNoCalls(t *testing.T) {
 	}{
 		"blank":    {func(n *fakeNode) { n.m, n.clusterID = nil, "" }, ostrakapb.Reason_REASON_NOT_BOOTSTRAPPED},
 		"starting": {func(n *fakeNode) { n.m = nil }, ostrakapb.Reason_REASON_NO_LEADER},
-		"draining": {func(n *fakeNode) { n.draining = true }, ostrakapb.Reason_REASON_DRAINING},
 	} {
 		t.Run(name, func(t *testing.T) {
 			node := newFakeNode(t)

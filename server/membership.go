@@ -16,6 +16,13 @@ import (
 	"github.com/ostraka-db/ostraka/shard"
 )
 
+// diskStallMax is how long a write to the log may take before the process ends itself. An append's deadline must be
+// longer (raft.md): a leader that gave up earlier would send again what is only slow.
+const (
+	diskStallMax  = 10 * time.Second
+	appendTimeout = diskStallMax + 2*time.Second
+)
+
 // handshakeFormat is the version of the messages between nodes.
 const handshakeFormat = 1
 
@@ -26,7 +33,7 @@ func (n *Node) join(plan *ostrakapb.BootstrapPlan) error {
 	if err != nil {
 		return err
 	}
-	disks, err := storage.Open(storage.Config{Dir: n.cfg.DataDir, FS: n.cfg.FS, Fatal: n.cfg.Fatal, Logger: n.cfg.Logger})
+	disks, err := storage.Open(storage.Config{Dir: n.cfg.DataDir, FS: n.cfg.FS, Fatal: n.cfg.Fatal, Logger: n.cfg.Logger, StallMax: diskStallMax})
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/reflection"
 
 	"github.com/ostraka-db/ostraka/proto"
 	"github.com/ostraka-db/ostraka/raftfsm"
@@ -20,16 +21,17 @@ import (
 	"github.com/ostraka-db/ostraka/shard"
 )
 
-// Node is one node of a cluster, or a blank one that waits to become one. Its methods may be called from any
-// goroutine.
+// FormatLevel is the highest format level that this build reads and writes.
+const FormatLevel = raftfsm.FormatLevel
+
+// Node is one node of a cluster, or a blank one that waits to become one. While Run runs its methods may be called
+// from any goroutine.
 type Node struct {
 	cfg       Config
 	transport *transport.Transport
-	// closeTransport may be called twice: to drain, and in any case at the end.
-	closeTransport func() error
-	book           *addressBook
-	health         *healthService
-	metrics        *metrics
+	book      *addressBook
+	health    *healthService
+	metrics   *metrics
 	// advertised is set once Run knows the port it got.
 	advertised atomic.Pointer[string]
 	draining   atomic.Bool
@@ -119,8 +121,7 @@ func (n *Node) serve(ctx context.Context) (failed error) {
 	if n.transport, err = n.newTransport(); err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	n.closeTransport = sync.OnceValue(n.transport.Close)
-	defer func() { failed = errors.Join(failed, n.closeTransport()) }()
+	defer func() { failed = errors.Join(failed, n.transport.Close()) }()
 	n.metrics.watchTransport(n.transport.Stats)
 
 	grpcServer := n.newGRPCServer()
@@ -168,8 +169,9 @@ func (n *Node) newTransport() (*transport.Transport, error) {
 			}
 			return make([]bool, len(items))
 		},
-		Dial:   n.cfg.Dial,
-		Logger: n.cfg.Logger,
+		Dial:          n.cfg.Dial,
+		AppendTimeout: appendTimeout,
+		Logger:        n.cfg.Logger,
 	})
 }
 
@@ -180,6 +182,7 @@ func (n *Node) newGRPCServer() *grpc.Server {
 	ostrakapb.RegisterAdminServer(s, newAdminService(n, n))
 	ostrakapb.RegisterRaftServer(s, &raftService{Transport: n.transport, node: n})
 	n.health.register(s)
+	reflection.Register(s)
 	return s
 }
 
@@ -236,7 +239,7 @@ func (n *Node) drain(s *grpc.Server) {
 	n.health.shutdown()
 	stopped := make(chan struct{})
 	n.background.Go(func() { s.GracefulStop(); close(stopped) })
-	if err := n.closeTransport(); err != nil {
+	if err := n.transport.Close(); err != nil {
 		n.cfg.Logger.Warn("closing the raft streams", "error", err)
 	}
 	select {

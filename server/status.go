@@ -49,7 +49,6 @@ var statusTable = []statusRow{
 	{is: errPanicked, code: codes.Internal, reason: ostrakapb.Reason_REASON_UNSPECIFIED, outcome: outcomeUnknown},
 
 	{is: errNotBootstrapped, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_NOT_BOOTSTRAPPED, outcome: notDone},
-	{is: errDraining, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_DRAINING, outcome: notDone},
 	{is: errStarting, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_NO_LEADER, outcome: notDone, retryAfter: electionPause},
 	{is: errAnswerFull, code: codes.ResourceExhausted, reason: ostrakapb.Reason_REASON_OVERLOADED, outcome: notDone, retryAfter: time.Millisecond},
 

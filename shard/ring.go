@@ -147,7 +147,7 @@ func chooseBand(sizes []int, freed int) band {
 	for lo := mean; lo+max(1, lo/20) > mean; lo-- {
 		b := band{lo, lo + max(1, lo/20)}
 		give, take := b.demand(sizes)
-		moves, off := max(give+freed, take), lo-(mean-mean/60)
+		moves, off := max(give+freed, take), lo-(mean-mean/41)
 		places = append(places, place{b, moves, max(off, -off)})
 		fewest = min(fewest, moves)
 	}

@@ -39,7 +39,7 @@ var exits = []struct {
 	{client.ErrOutcomeUnknown, exitOutcomeUnknown, "the write may have been done: read the key before sending it again"},
 	{client.ErrConditionNotMet, exitConditionUnmet, ""},
 	{client.ErrNotFound, exitNotFound, ""},
-	{client.ErrNotBootstrapped, exitUnavailable, "make a cluster with `ostraka cluster bootstrap --nodes n1=HOST:PORT,…`"},
+	{client.ErrNotBootstrapped, exitUnavailable, "`ostraka cluster bootstrap --help` has examples"},
 	{client.ErrNoEndpoint, exitUnavailable, "start a node (`ostraka dev` starts a whole cluster), or name a reachable one with --endpoints"},
 	{client.ErrUnavailable, exitUnavailable, "nothing was changed, trying again is safe; `ostraka cluster status` shows which nodes are up"},
 	{client.ErrAlreadyMember, exitError, "bootstrap takes blank nodes: `ostraka cluster status --endpoints HOST:PORT` tells what a node belongs to"},

@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ostraka-db/ostraka/server"
 )
 
 // build is what `ostraka version` tells.
@@ -16,11 +18,13 @@ type build struct {
 	Modified bool   `json:"modified,omitempty"`
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
+	// FormatLevel is the highest level of formats, on disk and on the wire, that this build reads and writes.
+	FormatLevel int `json:"format_level"`
 }
 
 // thisBuild reads what the Go tool stamped into the binary; a plain `go build` in a checkout stamps it all.
 func thisBuild() build {
-	b := build{Version: "unknown", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	b := build{Version: "unknown", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, FormatLevel: server.FormatLevel}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return b
@@ -57,7 +61,7 @@ func (a *app) versionCommand() *cobra.Command {
 		if b.Modified {
 			commit += " with changes"
 		}
-		return a.print(fmt.Sprintf("ostraka %s\ncommit %s\n%s %s", b.Version, commit, b.Go, b.Platform))
+		return a.print(fmt.Sprintf("ostraka %s\ncommit %s\n%s %s\nformat level %d", b.Version, commit, b.Go, b.Platform, b.FormatLevel))
 	}
 	return cmd
 }

@@ -82,3 +82,9 @@ func (p *pipe) route(request *ostrakapb.Envelope) {
 		p.answer(refusal(request, err), isHeartbeat(request))
 	}
 }
+
+func (p *peer) acceptedNow() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.accepted != nil
+}

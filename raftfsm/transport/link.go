@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -99,7 +100,9 @@ func (l *link) run() {
 			err = ErrClosed
 		}
 		l.set(nil, err)
-		l.t.cfg.Logger.Debug("link down", "peer", l.peer.node, "error", err)
+		if l.t.ctx.Err() == nil {
+			l.t.cfg.Logger.Log(l.t.ctx, downLevel(time.Since(began)), "link down", "peer", l.peer.node, "error", err)
+		}
 		if time.Since(began) > pauses.MaxDelay+l.t.cfg.DialTimeout { // it had been up for a while
 			pause = pauses.BaseDelay
 		}
@@ -107,6 +110,14 @@ func (l *link) run() {
 		l.wait(l.alive, time.Duration(float64(pause)*jitter))
 		pause = min(time.Duration(float64(pause)*pauses.Multiplier), pauses.MaxDelay)
 	}
+}
+
+// downLevel makes a link that was up worth a warning, and the attempts to raise it again only a debug line each.
+func downLevel(lasted time.Duration) slog.Level {
+	if lasted > time.Second {
+		return slog.LevelWarn
+	}
+	return slog.LevelDebug
 }
 
 // wait returns at a token, or after a pause unless that is 0; false once the Transport is closed.

@@ -21,7 +21,7 @@ type PeerStats struct {
 	Dials uint64
 	// Dropped counts answers lost to a full queue.
 	Dropped uint64
-	// Connected tells whether this node's stream to the peer stands at the moment.
+	// Connected tells whether a stream with the peer stands at the moment, whoever opened it.
 	Connected bool
 }
 
@@ -50,7 +50,7 @@ func (t *Transport) Stats() map[shard.NodeID]PeerStats {
 		stats[node] = PeerStats{
 			Sent: p.counters.sent.snapshot(), Received: p.counters.received.snapshot(),
 			Dials: p.counters.dials.Load(), Dropped: p.counters.dropped.Load(),
-			Connected: p.link.connected(),
+			Connected: p.link.connected() || p.acceptedNow(),
 		}
 	}
 	return stats
