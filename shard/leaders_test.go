@@ -194,7 +194,8 @@ func TestInitialRefuses(t *testing.T) {
 		{append(plainNodes(3), Node{ID: "n00"}), 4, 3, 1, ErrInvalidMap},
 	} {
 		if _, err := Initial(tc.nodes, tc.shards, tc.replicas, tc.first); !errors.Is(err, tc.want) {
-			t.Errorf("%d nodes, %d shards, %d replicas from %d: %v, want %v", len(tc.nodes), tc.shards, tc.replicas, tc.first, err, tc.want)
+			t.Errorf("%d nodes, %d shards, %d replicas from %d: %v, want %v",
+				len(tc.nodes), tc.shards, tc.replicas, tc.first, err, tc.want)
 		}
 	}
 }
