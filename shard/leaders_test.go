@@ -113,20 +113,26 @@ func TestLeadersFollowSmallChangesInSmallSteps(t *testing.T) {
 }
 
 func TestCheckLeadersSeesWhatIsWrong(t *testing.T) {
-	placement := Placement{1: {"a", "b"}, 2: {"a", "b"}, 3: {"b", "c"}, 4: {"a"}}
-	for name, bad := range map[string]map[ID]NodeID{
-		"not a replica":    {1: "c", 2: "a", 3: "b", 4: "a"},
-		"one step away":    {1: "a", 2: "a", 3: "c", 4: "a"},
-		"a chain of steps": {1: "a", 2: "b", 3: "b", 4: "a"},
-		"no leader":        {1: "b", 2: "a", 3: "c"},
+	shared := Placement{1: {"a", "b"}, 2: {"a", "b"}, 3: {"b", "c"}, 4: {"a"}}
+	for name, tc := range map[string]struct {
+		placement Placement
+		leaders   map[ID]NodeID
+	}{
+		"not a replica": {shared, map[ID]NodeID{1: "c", 2: "a", 3: "b", 4: "a"}},
+		"no leader":     {shared, map[ID]NodeID{1: "b", 2: "a", 3: "c"}},
+		"one step away": {shared, map[ID]NodeID{1: "a", 2: "a", 3: "c", 4: "a"}},
+		// a leads 2 and c none; a can't give c anything, but 2 may go from a to b, and then 3 from b to c.
+		"a chain of steps": {
+			Placement{1: {"a"}, 2: {"a", "b"}, 3: {"b", "c"}},
+			map[ID]NodeID{1: "a", 2: "a", 3: "b"},
+		},
 	} {
-		if name == "a chain of steps" {
-			placement = Placement{1: {"a"}, 2: {"a", "b"}, 3: {"b", "c"}, 4: {"a", "b"}}
-			bad = map[ID]NodeID{1: "a", 2: "a", 3: "b", 4: "b"}
-		}
-		if checkLeaders(placement, bad) == nil {
+		if checkLeaders(tc.placement, tc.leaders) == nil {
 			t.Errorf("%s: passed", name)
 		}
+	}
+	if err := checkLeaders(shared, map[ID]NodeID{1: "b", 2: "b", 3: "c", 4: "a"}); err != nil {
+		t.Error(err)
 	}
 }
 
