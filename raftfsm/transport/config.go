@@ -53,7 +53,7 @@ type Config struct {
 	DialTimeout time.Duration
 	// RedialMax is the longest pause between attempts to reach a peer. The first is a twentieth of it. Default 1 s.
 	RedialMax time.Duration
-	// Pulse is the beat at which a quiet stream is tried; after quietPulsesMax of silence it counts as dead. Default 1 s.
+	// Pulse is the beat at which a quiet stream is tried; after three without a byte the peer counts as gone. Default 1 s.
 	Pulse time.Duration
 
 	// FrameBytesMax bounds the messages joined into one frame, and the entries of one append. A larger single entry goes

@@ -8,10 +8,9 @@
 //
 // # One request
 //
-//	raft goroutine ─► Facade ─► link of the peer node ─► outbox ─► sender ═══ Exchange ═══► receiver ─► Facade inbox ─► raft's
-//	(waits, with a deadline)                                                                                  main loop
-//	       ▲                                                                                                      │
-//	       └───── receiver ◄══════ Exchange, the other way ══════ sender ◄─ outbox ◄─ the Facade's collector ◄────┘
+//	raft ─► Facade ─► link ─► outbox ─► sender ══ Exchange ══► receiver ─► Facade's inbox ─► raft's main loop
+//	 ▲ (waits, with a deadline)                                                                       │
+//	 └──────────── receiver ◄══ Exchange, the other way ══ sender ◄─ outbox ◄─ Facade's collector ◄───┘
 //
 // A node dials each peer it has something to ask, and answers return on the same stream; so a pair of busy nodes has two
 // streams. Snapshots and the server's own unary calls use a second connection (Transport.Conn), so that a snapshot never
@@ -31,9 +30,10 @@
 // # Goroutines
 //
 // A Facade's raft methods are called from raft's goroutines and block until the answer, their deadline or Close. Per
-// open Facade one goroutine collects raft's answers, which come in the order in which raft took the requests. Per dialed
-// peer there are three (link, sender, receiver), per accepted stream two beside gRPC's own. None is started per message,
-// except one per stream that waits for its first message. Transport.Close joins all of them; end it before stopping the gRPC server gracefully, which waits for streams to end.
+// open Facade one goroutine collects raft's answers, which come in the order in which raft took the requests. Per peer
+// there is one for the link, and two (sender, receiver) for each stream beside gRPC's own; a new stream has one more
+// until its first message has come. None is started per message. Transport.Close joins all of them; call it before
+// stopping the gRPC server gracefully, which waits for streams to end.
 //
 // Start reading at Transport, then Facade.call and pipe.
 package transport

@@ -132,7 +132,7 @@ func TestSnapshotOvertakenWhileWaiting(t *testing.T) {
 		answered <- err
 	}()
 	go leader.heartbeat(f, 2) // must not count
-	eventually(t, "the append waits", func() bool { return len(f.consumer) >= 2 })
+	eventually(t, "append and heartbeat wait", func() bool { return len(f.consumer) == 3 })
 
 	rpc := <-f.Consumer()
 	if _, err := rpc.Reader.Read(make([]byte, 10)); !errors.Is(err, ErrOvertaken) {

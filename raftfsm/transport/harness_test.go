@@ -36,6 +36,8 @@ type network struct {
 	// isolated nodes dial and are dialed, but no byte gets through: a partition that drops packets.
 	isolated map[shard.NodeID]bool
 	conns    []*faultyConn
+	// bytesPerSecond bounds connections made from now on; 0: no bound.
+	bytesPerSecond int
 }
 
 func newNetwork(t *testing.T) *network {
@@ -63,7 +65,7 @@ func (n *network) dial(ctx context.Context, from shard.NodeID, address string) (
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c := &faultyConn{Conn: conn, from: from, address: address}
+	c := &faultyConn{Conn: conn, from: from, address: address, bytesPerSecond: n.bytesPerSecond}
 	c.swallow.Store(n.cutOffLocked(c))
 	n.conns = append(n.conns, c)
 	return c, nil
@@ -102,11 +104,16 @@ type faultyConn struct {
 	from    shard.NodeID
 	address string
 	swallow atomic.Bool
+	// bytesPerSecond, if set, is all that passes from the dialing end.
+	bytesPerSecond int
 }
 
 func (c *faultyConn) Write(b []byte) (int, error) {
 	if c.swallow.Load() {
 		return len(b), nil
+	}
+	if c.bytesPerSecond > 0 {
+		time.Sleep(time.Duration(len(b)) * time.Second / time.Duration(c.bytesPerSecond))
 	}
 	return c.Conn.Write(b)
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/backoff"
@@ -156,7 +158,11 @@ func (l *link) serve() error {
 	if err != nil {
 		return err
 	}
-	conn, err := l.t.connect(address)
+	heard := new(atomic.Bool)
+	conn, err := l.t.connect(func(ctx context.Context) (net.Conn, error) {
+		conn, err := l.t.cfg.Dial(ctx, address)
+		return hearingConn{conn, heard}, err
+	})
 	if err != nil {
 		return err
 	}
@@ -179,7 +185,7 @@ func (l *link) serve() error {
 	}
 	l.t.cfg.Learned(hs)
 
-	d := newDialed(newPipe(l.t, l.peer, stream, true))
+	d := newDialed(newPipe(l.t, l.peer, stream, heard, true))
 	l.set(d, nil)
 	return d.pipe.run()
 }

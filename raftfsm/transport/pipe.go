@@ -3,6 +3,7 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,12 +13,22 @@ import (
 	ostrakapb "github.com/ostraka-db/ostraka/proto"
 )
 
-// ErrSilent: the peer sent nothing for quietPulsesMax beats, not even an answer to an empty frame.
+// ErrSilent: nothing came from the peer for too long, not even an answer to an empty frame.
 var ErrSilent = errors.New("transport: the node has fallen silent")
 
-// quietPulsesMax beats of Config.Pulse without a frame end a stream. A partition that swallows packets is noticed by
-// this, long before TCP gives up.
+// quietPulsesMax beats of Config.Pulse without a byte end a stream at the dialing end. A partition that swallows packets
+// is noticed by this, long before TCP gives up. Bytes count, not frames: while a huge entry crawls to the peer, all that
+// comes back is HTTP/2's flow control.
 const quietPulsesMax = 3
+
+// quietMax is how many beats without a frame the accepting end allows. It sees no bytes, so it waits as long as the
+// peer would for the answer to a single huge append, and the beats on top.
+func (p *pipe) quietMax() int {
+	if p.dialing {
+		return quietPulsesMax
+	}
+	return quietPulsesMax + int(p.t.cfg.AppendTimeout/p.t.cfg.Pulse)
+}
 
 // frames is one end of an Exchange stream; gRPC's client and server types both are.
 type frames interface {
@@ -39,15 +50,30 @@ type pipe struct {
 	handle func(*ostrakapb.Envelope)
 	outbox *outbox
 
-	heard atomic.Bool // a frame came since the last beat
+	heard *atomic.Bool // something came since the last beat
 
 	done chan struct{} // closed by fail
 	once sync.Once
 	err  error // why it ended; constant once done is closed
 }
 
-func newPipe(t *Transport, p *peer, stream frames, dialing bool) *pipe {
-	return &pipe{t: t, peer: p, stream: stream, dialing: dialing, outbox: newOutbox(&t.cfg), done: make(chan struct{})}
+// newPipe's heard is set at each frame, and by whoever else hears of the peer.
+func newPipe(t *Transport, p *peer, stream frames, heard *atomic.Bool, dialing bool) *pipe {
+	return &pipe{t: t, peer: p, stream: stream, dialing: dialing, heard: heard, outbox: newOutbox(&t.cfg), done: make(chan struct{})}
+}
+
+// hearingConn notes that bytes have come.
+type hearingConn struct {
+	net.Conn
+	heard *atomic.Bool
+}
+
+func (c hearingConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.heard.Store(true)
+	}
+	return n, err
 }
 
 // fail ends the pipe with the first reason given.
@@ -91,7 +117,7 @@ func (p *pipe) watch() {
 			quiet = 0
 			continue
 		}
-		if quiet++; quiet >= quietPulsesMax {
+		if quiet++; quiet >= p.quietMax() {
 			p.fail(fmt.Errorf("%w: %q", ErrSilent, p.peer.node))
 			return
 		}

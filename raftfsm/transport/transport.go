@@ -187,12 +187,12 @@ func (t *Transport) resolve(node shard.NodeID) (string, error) {
 	return address, nil
 }
 
-// connect prepares a connection to one address; gRPC dials when it is used, and again when it broke.
-func (t *Transport) connect(address string) (*grpc.ClientConn, error) {
+// connect prepares a connection; gRPC dials when it is used, and again when it broke.
+func (t *Transport) connect(dial func(context.Context) (net.Conn, error)) (*grpc.ClientConn, error) {
 	// The target is only a name: an address need not be spelled as gRPC wants it.
 	return grpc.NewClient("passthrough:///node",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return t.cfg.Dial(ctx, address) }),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: t.redial(), MinConnectTimeout: t.cfg.DialTimeout}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MessageBytesMax), grpc.MaxCallSendMsgSize(MessageBytesMax)),
 		grpc.WithDisableServiceConfig(),
@@ -224,7 +224,7 @@ func (t *Transport) Conn(node shard.NodeID) (*grpc.ClientConn, error) {
 		p.bulk.Close()
 		p.bulk = nil
 	}
-	p.bulk, err = t.connect(address)
+	p.bulk, err = t.connect(func(ctx context.Context) (net.Conn, error) { return t.cfg.Dial(ctx, address) })
 	p.bulkAddress = address
 	return p.bulk, err
 }
