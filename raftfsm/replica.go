@@ -213,8 +213,10 @@ func (l *life) end() error {
 	l.cancel()
 	l.proposer.close()
 	l.goroutines.Wait()
-	err := l.raft.Shutdown().Error()
-	return errors.Join(err, l.facade.Close(), l.stores.Close())
+	ended := l.raft.Shutdown()
+	// Before waiting: raft's goroutines may be in calls to peers, which end with the facade.
+	err := l.facade.Close()
+	return errors.Join(ended.Error(), err, l.stores.Close())
 }
 
 // followLeadership makes each new term of leadership ready and withdraws it when it is lost. raft overrides

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ostraka-db/ostraka/bench/cluster"
+)
+
+// settle is how long a fresh cluster is left alone before it counts as idle: elections, and leaderships moving
+// to where they belong.
+const settle = 20 * time.Second
+
+// cost is what one node has used and sent since its start.
+type cost struct {
+	cpu       time.Duration
+	frames    float64 // messages on the streams between nodes
+	envelopes float64 // raft's messages inside them
+	memory    float64 // resident bytes
+}
+
+// idleCosts prints what the nodes of an idle cluster use, on average.
+func idleCosts(ctx context.Context, opts options) error {
+	fmt.Printf("idle for %s, averages of three nodes\n\n", opts.idle)
+	fmt.Println("| shards | % of a core | frames/s sent | raft messages/s sent | MiB resident |")
+	fmt.Println("| --- | --- | --- | --- | --- |")
+	for _, shards := range opts.shards {
+		log.Printf("%d shards", shards)
+		err := withCluster(ctx, opts, shards, func(c *cluster.Cluster) error {
+			if err := rest(ctx, settle); err != nil {
+				return err
+			}
+			before, err := costs(ctx, c)
+			if err != nil {
+				return err
+			}
+			if err := rest(ctx, opts.idle); err != nil {
+				return err
+			}
+			after, err := costs(ctx, c)
+			if err != nil {
+				return err
+			}
+			n, seconds := float64(len(c.Nodes())), opts.idle.Seconds()
+			fmt.Printf("| %d | %.1f | %.0f | %.0f | %.0f |\n", shards, 100*(after.cpu-before.cpu).Seconds()/n/seconds,
+				(after.frames-before.frames)/n/seconds, (after.envelopes-before.envelopes)/n/seconds, after.memory/n/(1<<20))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func rest(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// costs adds up all nodes.
+func costs(ctx context.Context, c *cluster.Cluster) (cost, error) {
+	var sum cost
+	for _, p := range c.Nodes() {
+		cpu, err := cpuTime(p.Pid())
+		if err != nil {
+			return cost{}, err
+		}
+		sum.cpu += cpu
+		err = scrape(ctx, p.HTTPAddress, func(name string, labels string, value float64) {
+			switch {
+			case name == "ostraka_peer_frames_total" && strings.Contains(labels, `"sent"`):
+				sum.frames += value
+			case name == "ostraka_peer_envelopes_total" && strings.Contains(labels, `"sent"`):
+				sum.envelopes += value
+			case name == "process_resident_memory_bytes":
+				sum.memory += value
+			}
+		})
+		if err != nil {
+			return cost{}, err
+		}
+	}
+	return sum, nil
+}
+
+// cpuTime reads a process's user and system time from /proc (proc(5): fields 14 and 15, in ticks of 10 ms).
+func cpuTime(pid int) (time.Duration, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	const user, system = 14 - 3, 15 - 3 // counted from the field after the name
+	ticks := 0
+	for _, i := range []int{user, system} {
+		n, err := strconv.Atoi(fields[i])
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond, nil
+}
+
+// scrape calls sample for each line of a node's metrics.
+func scrape(ctx context.Context, address string, sample func(name, labels string, value float64)) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		line := lines.Text()
+		cut := strings.LastIndexByte(line, ' ')
+		if strings.HasPrefix(line, "#") || cut < 0 {
+			continue
+		}
+		value, err := strconv.ParseFloat(line[cut+1:], 64)
+		if err != nil {
+			continue
+		}
+		name, labels, _ := strings.Cut(line[:cut], "{")
+		sample(name, labels, value)
+	}
+	return lines.Err()
+}
