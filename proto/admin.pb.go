@@ -261,7 +261,7 @@ type NodeStatus struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	// "up", "unreachable", "draining", "blank"
+	// "up", "unreachable", "draining", "blank", or "adopting" while a bootstrap is unfinished
 	State         string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	Zone          string `protobuf:"bytes,4,opt,name=zone,proto3" json:"zone,omitempty"`
 	Build         string `protobuf:"bytes,5,opt,name=build,proto3" json:"build,omitempty"`

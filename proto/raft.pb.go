@@ -21,6 +21,62 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// NodePhase is how far a node has come in becoming a member. It only moves forward.
+type NodePhase int32
+
+const (
+	NodePhase_NODE_PHASE_UNSPECIFIED NodePhase = 0
+	// It holds no plan.
+	NodePhase_NODE_PHASE_BLANK NodePhase = 1
+	// It holds the plan and its replicas' first configurations; nothing runs, nothing was ever voted for.
+	NodePhase_NODE_PHASE_ADOPTING NodePhase = 2
+	// Its replicas run, or have run.
+	NodePhase_NODE_PHASE_MEMBER NodePhase = 3
+)
+
+// Enum value maps for NodePhase.
+var (
+	NodePhase_name = map[int32]string{
+		0: "NODE_PHASE_UNSPECIFIED",
+		1: "NODE_PHASE_BLANK",
+		2: "NODE_PHASE_ADOPTING",
+		3: "NODE_PHASE_MEMBER",
+	}
+	NodePhase_value = map[string]int32{
+		"NODE_PHASE_UNSPECIFIED": 0,
+		"NODE_PHASE_BLANK":       1,
+		"NODE_PHASE_ADOPTING":    2,
+		"NODE_PHASE_MEMBER":      3,
+	}
+)
+
+func (x NodePhase) Enum() *NodePhase {
+	p := new(NodePhase)
+	*p = x
+	return p
+}
+
+func (x NodePhase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NodePhase) Descriptor() protoreflect.EnumDescriptor {
+	return file_raft_proto_enumTypes[0].Descriptor()
+}
+
+func (NodePhase) Type() protoreflect.EnumType {
+	return &file_raft_proto_enumTypes[0]
+}
+
+func (x NodePhase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NodePhase.Descriptor instead.
+func (NodePhase) EnumDescriptor() ([]byte, []int) {
+	return file_raft_proto_rawDescGZIP(), []int{0}
+}
+
 type Handshake struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Version of these node-to-node messages.
@@ -117,6 +173,7 @@ type HelloResponse struct {
 	Plan *BootstrapPlan `protobuf:"bytes,2,opt,name=plan,proto3" json:"plan,omitempty"`
 	// Nodes whose addresses the answering node knows.
 	Nodes         []*MapNode `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Phase         NodePhase  `protobuf:"varint,4,opt,name=phase,proto3,enum=ostraka.v1.NodePhase" json:"phase,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -170,6 +227,13 @@ func (x *HelloResponse) GetNodes() []*MapNode {
 		return x.Nodes
 	}
 	return nil
+}
+
+func (x *HelloResponse) GetPhase() NodePhase {
+	if x != nil {
+		return x.Phase
+	}
+	return NodePhase_NODE_PHASE_UNSPECIFIED
 }
 
 // BootstrapPlan is everything that a cluster's first members must agree on.
@@ -268,9 +332,12 @@ func (x *BootstrapPlan) GetRequest() *BootstrapRequest {
 }
 
 type AdoptRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	From          *Handshake             `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	Plan          *BootstrapPlan         `protobuf:"bytes,2,opt,name=plan,proto3" json:"plan,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	From  *Handshake             `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	Plan  *BootstrapPlan         `protobuf:"bytes,2,opt,name=plan,proto3" json:"plan,omitempty"`
+	// False: keep the plan and start nothing. True: every named node keeps it; start the replicas. A blank node
+	// refuses that: whatever it was before, its data is gone.
+	Start         bool `protobuf:"varint,3,opt,name=start,proto3" json:"start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -319,9 +386,17 @@ func (x *AdoptRequest) GetPlan() *BootstrapPlan {
 	return nil
 }
 
+func (x *AdoptRequest) GetStart() bool {
+	if x != nil {
+		return x.Start
+	}
+	return false
+}
+
 type AdoptResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Already       bool                   `protobuf:"varint,1,opt,name=already,proto3" json:"already,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// There was nothing left to do.
+	Already       bool `protobuf:"varint,1,opt,name=already,proto3" json:"already,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1719,11 +1794,12 @@ const file_raft_proto_rawDesc = "" +
 	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12\x18\n" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12 \n" +
 	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\x12$\n" +
-	"\x0etarget_node_id\x18\x06 \x01(\tR\ftargetNodeId\"\x94\x01\n" +
+	"\x0etarget_node_id\x18\x06 \x01(\tR\ftargetNodeId\"\xc1\x01\n" +
 	"\rHelloResponse\x12)\n" +
 	"\x04self\x18\x01 \x01(\v2\x15.ostraka.v1.HandshakeR\x04self\x12-\n" +
 	"\x04plan\x18\x02 \x01(\v2\x19.ostraka.v1.BootstrapPlanR\x04plan\x12)\n" +
-	"\x05nodes\x18\x03 \x03(\v2\x13.ostraka.v1.MapNodeR\x05nodes\"\x98\x02\n" +
+	"\x05nodes\x18\x03 \x03(\v2\x13.ostraka.v1.MapNodeR\x05nodes\x12+\n" +
+	"\x05phase\x18\x04 \x01(\x0e2\x15.ostraka.v1.NodePhaseR\x05phase\"\x98\x02\n" +
 	"\rBootstrapPlan\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1d\n" +
 	"\n" +
@@ -1732,10 +1808,11 @@ const file_raft_proto_rawDesc = "" +
 	"\x04meta\x18\x04 \x03(\v2\x16.ostraka.v1.MapReplicaR\x04meta\x12&\n" +
 	"\x0fnext_replica_id\x18\x05 \x01(\x04R\rnextReplicaId\x12!\n" +
 	"\fformat_level\x18\x06 \x01(\rR\vformatLevel\x126\n" +
-	"\arequest\x18\a \x01(\v2\x1c.ostraka.v1.BootstrapRequestR\arequest\"h\n" +
+	"\arequest\x18\a \x01(\v2\x1c.ostraka.v1.BootstrapRequestR\arequest\"~\n" +
 	"\fAdoptRequest\x12)\n" +
 	"\x04from\x18\x01 \x01(\v2\x15.ostraka.v1.HandshakeR\x04from\x12-\n" +
-	"\x04plan\x18\x02 \x01(\v2\x19.ostraka.v1.BootstrapPlanR\x04plan\")\n" +
+	"\x04plan\x18\x02 \x01(\v2\x19.ostraka.v1.BootstrapPlanR\x04plan\x12\x14\n" +
+	"\x05start\x18\x03 \x01(\bR\x05start\")\n" +
 	"\rAdoptResponse\x12\x18\n" +
 	"\aalready\x18\x01 \x01(\bR\aalready\"\\\n" +
 	"\x10AnnounceResponse\x12\x1a\n" +
@@ -1840,7 +1917,12 @@ const file_raft_proto_rawDesc = "" +
 	"\areplica\x18\x02 \x01(\x04R\areplica\x12\x12\n" +
 	"\x04term\x18\x03 \x01(\x04R\x04term\"/\n" +
 	"\x10ReadConfirmReply\x12\x1b\n" +
-	"\tsame_term\x18\x01 \x03(\bR\bsameTerm2\xbc\x02\n" +
+	"\tsame_term\x18\x01 \x03(\bR\bsameTerm*m\n" +
+	"\tNodePhase\x12\x1a\n" +
+	"\x16NODE_PHASE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10NODE_PHASE_BLANK\x10\x01\x12\x17\n" +
+	"\x13NODE_PHASE_ADOPTING\x10\x02\x12\x15\n" +
+	"\x11NODE_PHASE_MEMBER\x10\x032\xbc\x02\n" +
 	"\x04Raft\x129\n" +
 	"\x05Hello\x12\x15.ostraka.v1.Handshake\x1a\x19.ostraka.v1.HelloResponse\x12<\n" +
 	"\x05Adopt\x12\x18.ostraka.v1.AdoptRequest\x1a\x19.ostraka.v1.AdoptResponse\x12?\n" +
@@ -1860,85 +1942,88 @@ func file_raft_proto_rawDescGZIP() []byte {
 	return file_raft_proto_rawDescData
 }
 
+var file_raft_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_raft_proto_goTypes = []any{
-	(*Handshake)(nil),            // 0: ostraka.v1.Handshake
-	(*HelloResponse)(nil),        // 1: ostraka.v1.HelloResponse
-	(*BootstrapPlan)(nil),        // 2: ostraka.v1.BootstrapPlan
-	(*AdoptRequest)(nil),         // 3: ostraka.v1.AdoptRequest
-	(*AdoptResponse)(nil),        // 4: ostraka.v1.AdoptResponse
-	(*AnnounceResponse)(nil),     // 5: ostraka.v1.AnnounceResponse
-	(*Frame)(nil),                // 6: ostraka.v1.Frame
-	(*Envelope)(nil),             // 7: ostraka.v1.Envelope
-	(*RaftHeader)(nil),           // 8: ostraka.v1.RaftHeader
-	(*LogEntry)(nil),             // 9: ostraka.v1.LogEntry
-	(*AppendEntries)(nil),        // 10: ostraka.v1.AppendEntries
-	(*AppendEntriesReply)(nil),   // 11: ostraka.v1.AppendEntriesReply
-	(*RequestVote)(nil),          // 12: ostraka.v1.RequestVote
-	(*RequestVoteReply)(nil),     // 13: ostraka.v1.RequestVoteReply
-	(*TimeoutNow)(nil),           // 14: ostraka.v1.TimeoutNow
-	(*TimeoutNowReply)(nil),      // 15: ostraka.v1.TimeoutNowReply
-	(*InstallSnapshot)(nil),      // 16: ostraka.v1.InstallSnapshot
-	(*InstallSnapshotReply)(nil), // 17: ostraka.v1.InstallSnapshotReply
-	(*SnapshotChunk)(nil),        // 18: ostraka.v1.SnapshotChunk
-	(*ReadConfirm)(nil),          // 19: ostraka.v1.ReadConfirm
-	(*ReadConfirmGroup)(nil),     // 20: ostraka.v1.ReadConfirmGroup
-	(*ReadConfirmReply)(nil),     // 21: ostraka.v1.ReadConfirmReply
-	(*MapNode)(nil),              // 22: ostraka.v1.MapNode
-	(*Map)(nil),                  // 23: ostraka.v1.Map
-	(*MapReplica)(nil),           // 24: ostraka.v1.MapReplica
-	(*BootstrapRequest)(nil),     // 25: ostraka.v1.BootstrapRequest
+	(NodePhase)(0),               // 0: ostraka.v1.NodePhase
+	(*Handshake)(nil),            // 1: ostraka.v1.Handshake
+	(*HelloResponse)(nil),        // 2: ostraka.v1.HelloResponse
+	(*BootstrapPlan)(nil),        // 3: ostraka.v1.BootstrapPlan
+	(*AdoptRequest)(nil),         // 4: ostraka.v1.AdoptRequest
+	(*AdoptResponse)(nil),        // 5: ostraka.v1.AdoptResponse
+	(*AnnounceResponse)(nil),     // 6: ostraka.v1.AnnounceResponse
+	(*Frame)(nil),                // 7: ostraka.v1.Frame
+	(*Envelope)(nil),             // 8: ostraka.v1.Envelope
+	(*RaftHeader)(nil),           // 9: ostraka.v1.RaftHeader
+	(*LogEntry)(nil),             // 10: ostraka.v1.LogEntry
+	(*AppendEntries)(nil),        // 11: ostraka.v1.AppendEntries
+	(*AppendEntriesReply)(nil),   // 12: ostraka.v1.AppendEntriesReply
+	(*RequestVote)(nil),          // 13: ostraka.v1.RequestVote
+	(*RequestVoteReply)(nil),     // 14: ostraka.v1.RequestVoteReply
+	(*TimeoutNow)(nil),           // 15: ostraka.v1.TimeoutNow
+	(*TimeoutNowReply)(nil),      // 16: ostraka.v1.TimeoutNowReply
+	(*InstallSnapshot)(nil),      // 17: ostraka.v1.InstallSnapshot
+	(*InstallSnapshotReply)(nil), // 18: ostraka.v1.InstallSnapshotReply
+	(*SnapshotChunk)(nil),        // 19: ostraka.v1.SnapshotChunk
+	(*ReadConfirm)(nil),          // 20: ostraka.v1.ReadConfirm
+	(*ReadConfirmGroup)(nil),     // 21: ostraka.v1.ReadConfirmGroup
+	(*ReadConfirmReply)(nil),     // 22: ostraka.v1.ReadConfirmReply
+	(*MapNode)(nil),              // 23: ostraka.v1.MapNode
+	(*Map)(nil),                  // 24: ostraka.v1.Map
+	(*MapReplica)(nil),           // 25: ostraka.v1.MapReplica
+	(*BootstrapRequest)(nil),     // 26: ostraka.v1.BootstrapRequest
 }
 var file_raft_proto_depIdxs = []int32{
-	0,  // 0: ostraka.v1.HelloResponse.self:type_name -> ostraka.v1.Handshake
-	2,  // 1: ostraka.v1.HelloResponse.plan:type_name -> ostraka.v1.BootstrapPlan
-	22, // 2: ostraka.v1.HelloResponse.nodes:type_name -> ostraka.v1.MapNode
-	23, // 3: ostraka.v1.BootstrapPlan.map:type_name -> ostraka.v1.Map
-	24, // 4: ostraka.v1.BootstrapPlan.meta:type_name -> ostraka.v1.MapReplica
-	25, // 5: ostraka.v1.BootstrapPlan.request:type_name -> ostraka.v1.BootstrapRequest
-	0,  // 6: ostraka.v1.AdoptRequest.from:type_name -> ostraka.v1.Handshake
-	2,  // 7: ostraka.v1.AdoptRequest.plan:type_name -> ostraka.v1.BootstrapPlan
-	0,  // 8: ostraka.v1.Frame.handshake:type_name -> ostraka.v1.Handshake
-	7,  // 9: ostraka.v1.Frame.envelopes:type_name -> ostraka.v1.Envelope
-	10, // 10: ostraka.v1.Envelope.append:type_name -> ostraka.v1.AppendEntries
-	11, // 11: ostraka.v1.Envelope.append_reply:type_name -> ostraka.v1.AppendEntriesReply
-	12, // 12: ostraka.v1.Envelope.vote:type_name -> ostraka.v1.RequestVote
-	13, // 13: ostraka.v1.Envelope.vote_reply:type_name -> ostraka.v1.RequestVoteReply
-	12, // 14: ostraka.v1.Envelope.pre_vote:type_name -> ostraka.v1.RequestVote
-	13, // 15: ostraka.v1.Envelope.pre_vote_reply:type_name -> ostraka.v1.RequestVoteReply
-	14, // 16: ostraka.v1.Envelope.timeout_now:type_name -> ostraka.v1.TimeoutNow
-	15, // 17: ostraka.v1.Envelope.timeout_now_reply:type_name -> ostraka.v1.TimeoutNowReply
-	16, // 18: ostraka.v1.Envelope.install:type_name -> ostraka.v1.InstallSnapshot
-	17, // 19: ostraka.v1.Envelope.install_reply:type_name -> ostraka.v1.InstallSnapshotReply
-	19, // 20: ostraka.v1.Envelope.confirm:type_name -> ostraka.v1.ReadConfirm
-	21, // 21: ostraka.v1.Envelope.confirm_reply:type_name -> ostraka.v1.ReadConfirmReply
-	8,  // 22: ostraka.v1.AppendEntries.header:type_name -> ostraka.v1.RaftHeader
-	9,  // 23: ostraka.v1.AppendEntries.entries:type_name -> ostraka.v1.LogEntry
-	8,  // 24: ostraka.v1.AppendEntriesReply.header:type_name -> ostraka.v1.RaftHeader
-	8,  // 25: ostraka.v1.RequestVote.header:type_name -> ostraka.v1.RaftHeader
-	8,  // 26: ostraka.v1.RequestVoteReply.header:type_name -> ostraka.v1.RaftHeader
-	8,  // 27: ostraka.v1.TimeoutNow.header:type_name -> ostraka.v1.RaftHeader
-	8,  // 28: ostraka.v1.TimeoutNowReply.header:type_name -> ostraka.v1.RaftHeader
-	8,  // 29: ostraka.v1.InstallSnapshot.header:type_name -> ostraka.v1.RaftHeader
-	8,  // 30: ostraka.v1.InstallSnapshotReply.header:type_name -> ostraka.v1.RaftHeader
-	0,  // 31: ostraka.v1.SnapshotChunk.handshake:type_name -> ostraka.v1.Handshake
-	7,  // 32: ostraka.v1.SnapshotChunk.request:type_name -> ostraka.v1.Envelope
-	20, // 33: ostraka.v1.ReadConfirm.groups:type_name -> ostraka.v1.ReadConfirmGroup
-	0,  // 34: ostraka.v1.Raft.Hello:input_type -> ostraka.v1.Handshake
-	3,  // 35: ostraka.v1.Raft.Adopt:input_type -> ostraka.v1.AdoptRequest
-	0,  // 36: ostraka.v1.Raft.Announce:input_type -> ostraka.v1.Handshake
-	6,  // 37: ostraka.v1.Raft.Exchange:input_type -> ostraka.v1.Frame
-	18, // 38: ostraka.v1.Raft.InstallSnapshot:input_type -> ostraka.v1.SnapshotChunk
-	1,  // 39: ostraka.v1.Raft.Hello:output_type -> ostraka.v1.HelloResponse
-	4,  // 40: ostraka.v1.Raft.Adopt:output_type -> ostraka.v1.AdoptResponse
-	5,  // 41: ostraka.v1.Raft.Announce:output_type -> ostraka.v1.AnnounceResponse
-	6,  // 42: ostraka.v1.Raft.Exchange:output_type -> ostraka.v1.Frame
-	7,  // 43: ostraka.v1.Raft.InstallSnapshot:output_type -> ostraka.v1.Envelope
-	39, // [39:44] is the sub-list for method output_type
-	34, // [34:39] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	1,  // 0: ostraka.v1.HelloResponse.self:type_name -> ostraka.v1.Handshake
+	3,  // 1: ostraka.v1.HelloResponse.plan:type_name -> ostraka.v1.BootstrapPlan
+	23, // 2: ostraka.v1.HelloResponse.nodes:type_name -> ostraka.v1.MapNode
+	0,  // 3: ostraka.v1.HelloResponse.phase:type_name -> ostraka.v1.NodePhase
+	24, // 4: ostraka.v1.BootstrapPlan.map:type_name -> ostraka.v1.Map
+	25, // 5: ostraka.v1.BootstrapPlan.meta:type_name -> ostraka.v1.MapReplica
+	26, // 6: ostraka.v1.BootstrapPlan.request:type_name -> ostraka.v1.BootstrapRequest
+	1,  // 7: ostraka.v1.AdoptRequest.from:type_name -> ostraka.v1.Handshake
+	3,  // 8: ostraka.v1.AdoptRequest.plan:type_name -> ostraka.v1.BootstrapPlan
+	1,  // 9: ostraka.v1.Frame.handshake:type_name -> ostraka.v1.Handshake
+	8,  // 10: ostraka.v1.Frame.envelopes:type_name -> ostraka.v1.Envelope
+	11, // 11: ostraka.v1.Envelope.append:type_name -> ostraka.v1.AppendEntries
+	12, // 12: ostraka.v1.Envelope.append_reply:type_name -> ostraka.v1.AppendEntriesReply
+	13, // 13: ostraka.v1.Envelope.vote:type_name -> ostraka.v1.RequestVote
+	14, // 14: ostraka.v1.Envelope.vote_reply:type_name -> ostraka.v1.RequestVoteReply
+	13, // 15: ostraka.v1.Envelope.pre_vote:type_name -> ostraka.v1.RequestVote
+	14, // 16: ostraka.v1.Envelope.pre_vote_reply:type_name -> ostraka.v1.RequestVoteReply
+	15, // 17: ostraka.v1.Envelope.timeout_now:type_name -> ostraka.v1.TimeoutNow
+	16, // 18: ostraka.v1.Envelope.timeout_now_reply:type_name -> ostraka.v1.TimeoutNowReply
+	17, // 19: ostraka.v1.Envelope.install:type_name -> ostraka.v1.InstallSnapshot
+	18, // 20: ostraka.v1.Envelope.install_reply:type_name -> ostraka.v1.InstallSnapshotReply
+	20, // 21: ostraka.v1.Envelope.confirm:type_name -> ostraka.v1.ReadConfirm
+	22, // 22: ostraka.v1.Envelope.confirm_reply:type_name -> ostraka.v1.ReadConfirmReply
+	9,  // 23: ostraka.v1.AppendEntries.header:type_name -> ostraka.v1.RaftHeader
+	10, // 24: ostraka.v1.AppendEntries.entries:type_name -> ostraka.v1.LogEntry
+	9,  // 25: ostraka.v1.AppendEntriesReply.header:type_name -> ostraka.v1.RaftHeader
+	9,  // 26: ostraka.v1.RequestVote.header:type_name -> ostraka.v1.RaftHeader
+	9,  // 27: ostraka.v1.RequestVoteReply.header:type_name -> ostraka.v1.RaftHeader
+	9,  // 28: ostraka.v1.TimeoutNow.header:type_name -> ostraka.v1.RaftHeader
+	9,  // 29: ostraka.v1.TimeoutNowReply.header:type_name -> ostraka.v1.RaftHeader
+	9,  // 30: ostraka.v1.InstallSnapshot.header:type_name -> ostraka.v1.RaftHeader
+	9,  // 31: ostraka.v1.InstallSnapshotReply.header:type_name -> ostraka.v1.RaftHeader
+	1,  // 32: ostraka.v1.SnapshotChunk.handshake:type_name -> ostraka.v1.Handshake
+	8,  // 33: ostraka.v1.SnapshotChunk.request:type_name -> ostraka.v1.Envelope
+	21, // 34: ostraka.v1.ReadConfirm.groups:type_name -> ostraka.v1.ReadConfirmGroup
+	1,  // 35: ostraka.v1.Raft.Hello:input_type -> ostraka.v1.Handshake
+	4,  // 36: ostraka.v1.Raft.Adopt:input_type -> ostraka.v1.AdoptRequest
+	1,  // 37: ostraka.v1.Raft.Announce:input_type -> ostraka.v1.Handshake
+	7,  // 38: ostraka.v1.Raft.Exchange:input_type -> ostraka.v1.Frame
+	19, // 39: ostraka.v1.Raft.InstallSnapshot:input_type -> ostraka.v1.SnapshotChunk
+	2,  // 40: ostraka.v1.Raft.Hello:output_type -> ostraka.v1.HelloResponse
+	5,  // 41: ostraka.v1.Raft.Adopt:output_type -> ostraka.v1.AdoptResponse
+	6,  // 42: ostraka.v1.Raft.Announce:output_type -> ostraka.v1.AnnounceResponse
+	7,  // 43: ostraka.v1.Raft.Exchange:output_type -> ostraka.v1.Frame
+	8,  // 44: ostraka.v1.Raft.InstallSnapshot:output_type -> ostraka.v1.Envelope
+	40, // [40:45] is the sub-list for method output_type
+	35, // [35:40] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_raft_proto_init() }
@@ -1966,13 +2051,14 @@ func file_raft_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raft_proto_rawDesc), len(file_raft_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_raft_proto_goTypes,
 		DependencyIndexes: file_raft_proto_depIdxs,
+		EnumInfos:         file_raft_proto_enumTypes,
 		MessageInfos:      file_raft_proto_msgTypes,
 	}.Build()
 	File_raft_proto = out.File

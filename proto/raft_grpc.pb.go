@@ -34,7 +34,7 @@ const (
 type RaftClient interface {
 	// Hello tells two nodes who they are and where they listen, before and after they belong to a cluster.
 	Hello(ctx context.Context, in *Handshake, opts ...grpc.CallOption) (*HelloResponse, error)
-	// Adopt makes a blank node part of a planned cluster.
+	// Adopt makes a blank node part of a planned cluster, in two passes: all nodes keep the plan, then all start.
 	Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*AdoptResponse, error)
 	// Announce tells the meta group's leader a node's address.
 	Announce(ctx context.Context, in *Handshake, opts ...grpc.CallOption) (*AnnounceResponse, error)
@@ -117,7 +117,7 @@ type Raft_InstallSnapshotClient = grpc.ClientStreamingClient[SnapshotChunk, Enve
 type RaftServer interface {
 	// Hello tells two nodes who they are and where they listen, before and after they belong to a cluster.
 	Hello(context.Context, *Handshake) (*HelloResponse, error)
-	// Adopt makes a blank node part of a planned cluster.
+	// Adopt makes a blank node part of a planned cluster, in two passes: all nodes keep the plan, then all start.
 	Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error)
 	// Announce tells the meta group's leader a node's address.
 	Announce(context.Context, *Handshake) (*AnnounceResponse, error)

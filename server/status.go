@@ -76,6 +76,7 @@ var statusTable = []statusRow{
 	{is: ErrNodeUnreachable, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_UNSPECIFIED, outcome: notDone},
 	{is: ErrConfig, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_INVALID, outcome: notDone, field: "address"},
 	{is: transport.ErrWrongCluster, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_WRONG_CLUSTER, outcome: notDone},
+	{is: transport.ErrStranger, code: codes.PermissionDenied, reason: ostrakapb.Reason_REASON_WRONG_CLUSTER, outcome: notDone},
 	{is: transport.ErrWrongNode, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_WRONG_CLUSTER, outcome: notDone},
 	{is: transport.ErrFormat, code: codes.Unimplemented, reason: ostrakapb.Reason_REASON_UNSUPPORTED, outcome: notDone},
 	{is: transport.ErrMalformed, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_INVALID, outcome: notDone, field: "frame"},

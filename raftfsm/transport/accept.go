@@ -11,7 +11,8 @@ import (
 )
 
 // Exchange is the accepting end of the Raft service's stream; the server's Raft service embeds it. It returns when the
-// stream has ended. Refusals: ErrWrongCluster, ErrWrongNode, ErrFormat, ErrMalformed, ErrOldIncarnation, ErrTimeout.
+// stream has ended. Refusals: ErrWrongCluster, ErrStranger, ErrWrongNode, ErrFormat, ErrMalformed, ErrOldIncarnation,
+// ErrTimeout.
 func (t *Transport) Exchange(stream grpc.BidiStreamingServer[ostrakapb.Frame, ostrakapb.Frame]) error {
 	if !t.enter() {
 		return ErrClosed
@@ -72,7 +73,11 @@ func (p *peer) leave(ended *pipe) {
 // route brings a request to its group, on the receiver's goroutine. What can't be delivered is answered at once.
 func (p *pipe) route(request *ostrakapb.Envelope) {
 	if request.GetConfirm() != nil {
-		p.answer(p.t.answerConfirm(request), false)
+		answer, err := p.t.answerConfirm(request)
+		if err != nil {
+			answer = refusal(request, err)
+		}
+		p.answer(answer, false)
 		return
 	}
 	f, err := p.t.facade(request)

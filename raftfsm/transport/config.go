@@ -28,6 +28,9 @@ type Config struct {
 
 	// Resolve is the address book, asked at every dial.
 	Resolve func(shard.NodeID) (address string, ok bool)
+	// Known tells whether a node is of this cluster. Streams of others are refused before anything is kept about them, so
+	// that invented node ids cost no memory. Nil: any node that names the cluster is.
+	Known func(shard.NodeID) bool
 	// Learned is told each accepted peer's handshake, so that the address book learns. Called on stream goroutines; must
 	// not block. May be nil.
 	Learned func(*ostrakapb.Handshake)
@@ -86,6 +89,9 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.QueueMessagesMax, 4096)
 	if c.Address == nil {
 		c.Address = func() string { return "" }
+	}
+	if c.Known == nil {
+		c.Known = func(shard.NodeID) bool { return true }
 	}
 	if c.Learned == nil {
 		c.Learned = func(*ostrakapb.Handshake) {}

@@ -15,7 +15,11 @@ type ConfirmItem struct {
 	Term    uint64
 }
 
-// Confirm asks a peer node about many groups in one message, and returns one answer per item, in order. It is sent after
+// confirmItemsMax bounds the questions of one message: a node holds far fewer groups, and the answers are worked out on
+// the goroutine behind which all messages of the peer wait.
+const confirmItemsMax = 4096
+
+// Confirm asks a peer node about many groups (at most 4096) in one message, and returns one answer per item, in order. It is sent after
 // Confirm was called, never before, and fails at once while the link is down. It returns by ctx at the latest.
 func (t *Transport) Confirm(ctx context.Context, node shard.NodeID, items []ConfirmItem) ([]bool, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -46,11 +50,14 @@ func (t *Transport) Confirm(ctx context.Context, node shard.NodeID, items []Conf
 	return same, nil
 }
 
-func (t *Transport) answerConfirm(request *ostrakapb.Envelope) *ostrakapb.Envelope {
+func (t *Transport) answerConfirm(request *ostrakapb.Envelope) (*ostrakapb.Envelope, error) {
+	if n := len(request.GetConfirm().GetGroups()); n > confirmItemsMax {
+		return nil, fmt.Errorf("%w: %d questions in one message, at most %d are answered", ErrMalformed, n, confirmItemsMax)
+	}
 	items := decodeConfirm(request.GetConfirm())
 	answer := answerTo(request)
 	answer.Body = &ostrakapb.Envelope_ConfirmReply{ConfirmReply: &ostrakapb.ReadConfirmReply{SameTerm: t.cfg.Confirmer(items)}}
-	return answer
+	return answer, nil
 }
 
 func encodeConfirm(items []ConfirmItem) *ostrakapb.ReadConfirm {

@@ -15,6 +15,8 @@ const HandshakeFormat = 1
 var (
 	// ErrWrongCluster: the peer belongs to another cluster, or one of the two belongs to none yet.
 	ErrWrongCluster = errors.New("transport: node of another cluster")
+	// ErrStranger: the peer names this cluster, which knows of no such node.
+	ErrStranger = errors.New("transport: the cluster has no such node")
 	// ErrWrongNode: who answers at the address is not the node that was meant.
 	ErrWrongNode = errors.New("transport: another node than expected")
 	// ErrFormat: the peer speaks another version of the node-to-node messages.
@@ -38,7 +40,8 @@ func (t *Transport) handshake(target shard.NodeID) *ostrakapb.Handshake {
 }
 
 // judge decides whether to speak to the sender of a handshake. expected is the node that was dialed, or empty for an
-// accepted stream.
+// accepted stream. Whom Config.Known does not know is refused only there: the nodes that are dialed come from raft's
+// configurations, which may be ahead of it.
 func (t *Transport) judge(hs *ostrakapb.Handshake, expected shard.NodeID) error {
 	own := t.cfg.ClusterID()
 	from := shard.NodeID(hs.GetNodeId())
@@ -51,6 +54,8 @@ func (t *Transport) judge(hs *ostrakapb.Handshake, expected shard.NodeID) error 
 		return fmt.Errorf("%w: node %q of cluster %q met node %q of cluster %q", ErrWrongCluster, t.cfg.Self, own, from, hs.ClusterId)
 	case from == "" || from == t.cfg.Self || expected != "" && from != expected:
 		return fmt.Errorf("%w: got %q, wanted %q", ErrWrongNode, from, expected)
+	case expected == "" && !t.cfg.Known(from):
+		return fmt.Errorf("%w: %q", ErrStranger, from)
 	case hs.TargetNodeId != "" && shard.NodeID(hs.TargetNodeId) != t.cfg.Self:
 		return fmt.Errorf("%w: this is %q, node %q wanted %q", ErrWrongNode, t.cfg.Self, from, hs.TargetNodeId)
 	}
