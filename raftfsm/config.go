@@ -44,6 +44,8 @@ type Timing struct {
 type ProposerConfig struct {
 	// QueueOpsMax is how many writes may wait; one more is ErrOverloaded. Default 4096.
 	QueueOpsMax int
+	// QueueBytesMax bounds the bytes of what waits; a single larger write is still let in. Default 64 MiB.
+	QueueBytesMax int64
 	// EntryBytesMax caps what is packed into one entry; a larger operation goes alone. Default 128 KiB.
 	EntryBytesMax int
 	// EntryOpsMax caps the operations of an entry. Default 1024.
@@ -92,6 +94,7 @@ func (c *Config) withDefaults() (Config, error) {
 	setDefault(&d.Timing.LeaderLease, d.Timing.Election/2)
 	setDefault(&d.Timing.Commit, 500*time.Millisecond)
 	setDefault(&d.Proposer.QueueOpsMax, 4096)
+	setDefault(&d.Proposer.QueueBytesMax, 64<<20)
 	setDefault(&d.Proposer.EntryBytesMax, 128<<10)
 	setDefault(&d.Proposer.EntryOpsMax, 1024)
 	setDefault(&d.Proposer.InFlightMax, 4)

@@ -6,13 +6,13 @@
 // statuses, of who asks, and of where nodes live. hashicorp/raft is imported here and in the packages below, and its
 // types go no further.
 //
-//	            write                                        read
-//	              │                                            │
-//	 Group ─► proposer ─► raft.Apply ─► log, replication       ├─► confirmer: a majority is still in this term
-//	              ▲                         │ committed        │      (asked after the read arrived)
-//	              └──── results ◄── fsm ◄───┘                  └─► fsm has applied what was committed then
-//	                                 │                                         │
-//	                            shardMachine ──────────► store ◄───────────────┘
+//	           write                                        read
+//	             │                                            │
+//	Group ─► proposer ─► raft.Apply ─► log, replication       ├─► confirmer: a majority is still in this term
+//	             ▲                         │ committed        │      (asked after the read arrived)
+//	             └──── results ◄── fsm ◄───┘                  └─► fsm has applied what was committed then
+//	                                │                                         │
+//	                           shardMachine ──────────► store ◄───────────────┘
 //
 // A Host has all of it. Below a Group or Meta stands a replica, which is the same for both; below a replica its
 // current life, one raft instance with all that belongs to it: a stuck group is ended and begun again inside the

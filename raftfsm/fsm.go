@@ -43,6 +43,9 @@ type fsm struct {
 	installs installCounter
 }
 
+// halted answers an entry that was not applied because the replica stopped at it or before.
+type halted struct{ error }
+
 var _ raft.BatchingFSM = (*fsm)(nil)
 
 // Apply implements raft.FSM for single entries.
@@ -54,7 +57,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	responses := make([]any, len(logs))
 	for i, log := range logs {
 		if f.halted {
-			responses[i] = ErrStopped
+			responses[i] = halted{ErrStopped}
 			continue
 		}
 		if log.Type == raft.LogCommand {
@@ -63,7 +66,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 				f.halted = true
 				err = fmt.Errorf("entry %d of term %d: %w", log.Index, log.Term, err)
 				f.halt(err)
-				responses[i] = err
+				responses[i] = halted{err}
 				continue
 			}
 			responses[i] = response

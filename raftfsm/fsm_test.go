@@ -13,18 +13,18 @@ import (
 // snapshot already its newest on disk. At the start, raft may still try an older one.
 func TestFailedInstallStopsTheReplica(t *testing.T) {
 	for _, running := range []bool{false, true} {
-		var halted error
-		f := &fsm{machine: newShardMachine(1, &manualClock{}), halt: func(err error) { halted = err }}
+		var haltedBy error
+		f := &fsm{machine: newShardMachine(1, &manualClock{}), halt: func(err error) { haltedBy = err }}
 		f.running.Store(running)
 		err := f.Restore(io.NopCloser(strings.NewReader("not a snapshot")))
 		if !errors.Is(err, ErrBadSnapshot) {
 			t.Errorf("running %v: %v", running, err)
 		}
-		if (halted != nil) != running {
-			t.Errorf("running %v: halted by %v", running, halted)
+		if (haltedBy != nil) != running {
+			t.Errorf("running %v: halted by %v", running, haltedBy)
 		}
 		response := f.Apply(&raft.Log{Index: 1, Type: raft.LogConfiguration})
-		if stopped := response == ErrStopped; stopped != running || (f.applied.load() == 1) == running {
+		if stopped := response == any(halted{ErrStopped}); stopped != running || (f.applied.load() == 1) == running {
 			t.Errorf("running %v: applied %d, response %v", running, f.applied.load(), response)
 		}
 	}

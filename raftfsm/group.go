@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/ostraka-db/ostraka/raftfsm/transport"
@@ -181,7 +182,8 @@ func (r *Read) TTL(m store.Meta) time.Duration {
 	if m.ExpiresAt == 0 {
 		return 0
 	}
-	return max(time.Duration(m.ExpiresAt-r.machine.now()), 1) * time.Millisecond
+	const most = store.Time(math.MaxInt64 / int64(time.Millisecond))
+	return time.Duration(min(max(m.ExpiresAt-r.machine.now(), 1), most)) * time.Millisecond
 }
 
 // TransferLeadership hands the lead to the group's voter on node, which raft brings up to date first. It

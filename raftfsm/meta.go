@@ -86,7 +86,11 @@ func (m *Meta) SetNode(ctx context.Context, node shard.NodeID, address string, i
 	if err != nil {
 		return 0, err
 	}
-	return m.State().Map.Epoch(), nil
+	state := m.State()
+	if state == nil {
+		return 0, ErrStopped
+	}
+	return state.Map.Epoch(), nil
 }
 
 // change replicates one change of the cluster's state.
@@ -95,20 +99,13 @@ func (m *Meta) change(ctx context.Context, l *life, ent *metaEntry) error {
 	if err != nil {
 		return err
 	}
-	future := l.raft.Apply(data, m.replica.host.cfg.Proposer.EnqueueTimeout)
-	done := make(chan error, 1)
-	go func() { done <- future.Error() }() // ends with the future: at the latest when the leader steps down
-	select {
-	case err := <-done:
-		if err != nil {
-			if err = applyError(err); errors.Is(err, ErrNotLeader) {
-				return l.notLeader()
-			}
-			return err
-		}
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
+	response, err := l.proposer.encoded(ctx, data)
+	if errors.Is(err, ErrNotLeader) {
+		return l.notLeader()
 	}
-	refused, _ := future.Response().(error)
+	if err != nil {
+		return err
+	}
+	refused, _ := response.(error)
 	return refused
 }

@@ -21,9 +21,9 @@ import (
 // their way the queue fills, and that is what makes entries large under load. finish takes futures in log
 // order, the order in which raft completes them.
 //
-// Both goroutines live from newProposer to close. close first refuses new work, then answers what is queued
-// with ErrStopped and waits for what is in flight; the raft instance must still run then, since raft answers
-// every accepted entry only while its main loop turns.
+// Both goroutines live from newProposer to close. close first refuses new work, then proposes what is queued and
+// waits for its answers; the raft instance must still run then, since raft answers every accepted entry only while
+// its main loop turns.
 type proposer struct {
 	cfg   ProposerConfig
 	apply func(data []byte, timeout time.Duration) raft.ApplyFuture
@@ -36,10 +36,13 @@ type proposer struct {
 	// closed is set before queue is closed; writers hold mu for reading while they send.
 	closed bool
 	queue  chan *proposal
+	// queuedBytes is the size of what waits in queue.
+	queuedBytes atomic.Int64
 
-	// launching is held while an entry is handed to raft, and by whoever pauses the proposer. flying counts the
-	// entries that raft has not answered yet; it only grows under launching.
-	launching sync.Mutex
+	// launching holds a token while an entry is handed to raft, and while the proposer is paused. It is a channel
+	// and not a mutex because both may take time, which in a simulation passes only while goroutines wait for
+	// channels. flying counts the entries that raft has not answered yet; it only grows under launching.
+	launching chan struct{}
 	flying    sync.WaitGroup
 
 	inFlight chan *flight
@@ -50,10 +53,12 @@ type proposer struct {
 
 // proposal is one caller's entry or operation. Exactly one answer is sent to done, which has room for it.
 type proposal struct {
-	// op is set for a mutation, whole for an entry that stands alone (own, tick, reap).
-	op    *sessionOp
-	whole *entry
-	done  chan proposed
+	// op is set for a mutation, whole for an entry that stands alone (own, tick, reap), encoded for one that is
+	// another machine's.
+	op      *sessionOp
+	whole   *entry
+	encoded []byte
+	done    chan proposed
 	// taken settles who may answer: pack takes a proposal into an entry, or a caller that gives up takes it
 	// away; the later of the two finds it taken.
 	taken atomic.Bool
@@ -69,13 +74,25 @@ type proposed struct {
 type flight struct {
 	future  raft.ApplyFuture
 	callers []*proposal
+	// ent is what is to be proposed, unless data is that already.
+	ent  *entry
+	data []byte
+}
+
+// size is what a proposal takes of the queue.
+func (pr *proposal) size() int64 {
+	if pr.op != nil {
+		return int64(encodedSize(&pr.op.Op))
+	}
+	return int64(opOverhead + len(pr.encoded))
 }
 
 func newProposer(cfg ProposerConfig, apply func([]byte, time.Duration) raft.ApplyFuture,
 	stamp func() store.Time, refused func(error)) *proposer {
 	p := &proposer{cfg: cfg, apply: apply, stamp: stamp, refused: refused,
-		queue:    make(chan *proposal, cfg.QueueOpsMax),
-		inFlight: make(chan *flight, cfg.InFlightMax)}
+		queue:     make(chan *proposal, cfg.QueueOpsMax),
+		launching: make(chan struct{}, 1),
+		inFlight:  make(chan *flight, cfg.InFlightMax)}
 	p.done.Go(p.pack)
 	p.done.Go(p.finish)
 	return p
@@ -95,9 +112,9 @@ func (p *proposer) close() {
 // pause holds back what is queued, and returns once raft has answered everything that was handed to it. Nobody is
 // refused meanwhile, except for a full queue. The function it returns ends the pause.
 func (p *proposer) pause() (resume func()) {
-	p.launching.Lock()
+	p.launching <- struct{}{}
 	p.flying.Wait()
-	return p.launching.Unlock
+	return func() { <-p.launching }
 }
 
 // write proposes one mutation and waits for its result or the context's end. Ended before the operation was
@@ -110,6 +127,12 @@ func (p *proposer) write(ctx context.Context, op *sessionOp) (store.Result, erro
 // entry proposes an entry that stands alone, and returns the machine's response.
 func (p *proposer) entry(ctx context.Context, ent *entry) (any, error) {
 	got := p.submit(ctx, &proposal{whole: ent, done: make(chan proposed, 1)})
+	return got.response, got.err
+}
+
+// encoded proposes an entry that is encoded already and carries no shard time, and returns the machine's response.
+func (p *proposer) encoded(ctx context.Context, data []byte) (any, error) {
+	got := p.submit(ctx, &proposal{encoded: data, done: make(chan proposed, 1)})
 	return got.response, got.err
 }
 
@@ -142,12 +165,26 @@ func (p *proposer) enqueue(pr *proposal) error {
 	if p.closed {
 		return ErrStopped
 	}
+	size := pr.size()
+	if queued := p.queuedBytes.Add(size); queued > p.cfg.QueueBytesMax && queued > size {
+		p.queuedBytes.Add(-size)
+		return ErrOverloaded
+	}
 	select {
 	case p.queue <- pr:
 		return nil
 	default:
+		p.queuedBytes.Add(-size)
 		return ErrOverloaded
 	}
+}
+
+// took counts a proposal out of the queue. Nil, from a queue that is closed and empty, is fine.
+func (p *proposer) took(pr *proposal) *proposal {
+	if pr != nil {
+		p.queuedBytes.Add(-pr.size())
+	}
+	return pr
 }
 
 // pack is the first goroutine: queue → entries → raft.
@@ -159,77 +196,76 @@ func (p *proposer) pack() {
 		first := held
 		held = nil
 		if first == nil {
-			var open bool
-			if first, open = <-p.queue; !open {
-				return
+			if first = p.took(<-p.queue); first == nil {
+				return // closed and empty
 			}
 		}
 		var f *flight
-		var ent *entry
-		f, ent, held = p.gather(first)
-		if ent == nil {
-			continue
+		if f, held = p.gather(first); len(f.callers) > 0 {
+			p.launch(encoder, f)
 		}
-		p.launch(encoder, f, ent)
 	}
 }
 
-// gather packs first and what waits behind it. It returns no entry if every caller had given up, and the
-// proposal that it took but that belongs into the next entry.
-func (p *proposer) gather(first *proposal) (f *flight, ent *entry, held *proposal) {
+// gather packs first and what waits behind it. The flight has no callers if all had given up. held is a proposal
+// that was taken but belongs into the next entry.
+func (p *proposer) gather(first *proposal) (f *flight, held *proposal) {
 	f = &flight{}
-	size := 0
+	size := int64(0)
 	for next := first; next != nil; {
-		switch {
-		case next.whole != nil:
-			if ent != nil {
-				return f, ent, next
-			}
-			if !next.taken.CompareAndSwap(false, true) {
-				break
-			}
-			f.callers = append(f.callers, next)
-			return f, next.whole, nil
-		default:
-			opSize := encodedSize(&next.op.Op)
-			if ent != nil && size+opSize > p.cfg.EntryBytesMax {
-				return f, ent, next
-			}
-			if !next.taken.CompareAndSwap(false, true) {
-				break // its caller gave up
-			}
-			if ent == nil {
-				ent = &entry{Kind: entryOps}
-			}
-			size += opSize
-			ent.Ops = append(ent.Ops, *next.op)
-			f.callers = append(f.callers, next)
+		alone := next.op == nil
+		if len(f.callers) > 0 && (alone || size+next.size() > int64(p.cfg.EntryBytesMax)) {
+			return f, next
 		}
-		if len(f.callers) == p.cfg.EntryOpsMax {
-			return f, ent, nil
+		if next.taken.CompareAndSwap(false, true) { // or else its caller gave up
+			f.add(next)
+			size += next.size()
+			if alone || len(f.callers) == p.cfg.EntryOpsMax {
+				return f, nil
+			}
 		}
 		select {
-		case next = <-p.queue: // nil once the queue is closed and empty
+		case next = <-p.queue:
+			next = p.took(next)
 		default:
 			next = nil
 		}
 	}
-	return f, ent, nil
+	return f, nil
 }
 
-// launch stamps, encodes and hands an entry to raft, waiting for a place in flight.
-func (p *proposer) launch(encoder *entryEncoder, f *flight, ent *entry) {
-	p.lastStamp = max(p.lastStamp, ent.Time, p.stamp())
-	ent.Time = p.lastStamp
-	data, err := encoder.encode(ent)
-	if err != nil {
-		f.answer(proposed{err: err})
-		return
+func (f *flight) add(pr *proposal) {
+	f.callers = append(f.callers, pr)
+	switch {
+	case pr.encoded != nil:
+		f.data = pr.encoded
+	case pr.whole != nil:
+		f.ent = pr.whole
+	default:
+		if f.ent == nil {
+			f.ent = &entry{Kind: entryOps}
+		}
+		f.ent.Ops = append(f.ent.Ops, *pr.op)
 	}
-	p.launching.Lock()
+}
+
+// launch stamps and encodes an entry and hands it to raft, waiting for a place in flight.
+func (p *proposer) launch(encoder *entryEncoder, f *flight) {
+	p.launching <- struct{}{}
+	if f.data == nil {
+		p.lastStamp = max(p.lastStamp, f.ent.Time, p.stamp())
+		f.ent.Time = p.lastStamp
+		var err error
+		if f.data, err = encoder.encode(f.ent); err != nil {
+			<-p.launching
+			f.answer(proposed{err: err})
+			return
+		}
+	}
 	p.flying.Add(1)
-	f.future = p.apply(data, p.cfg.EnqueueTimeout)
-	p.launching.Unlock()
+	f.future = p.apply(f.data, p.cfg.EnqueueTimeout)
+	<-p.launching
+	f.ent, f.data = nil, nil // raft's log has its own reference
 	p.inFlight <- f
 }
 
@@ -244,7 +280,7 @@ func (p *proposer) finish() {
 			continue
 		}
 		switch response := f.future.Response().(type) {
-		case error: // the replica halted
+		case halted:
 			f.answer(proposed{err: fmt.Errorf("%w: %w", ErrOutcomeUnknown, response)})
 		case opResults:
 			for i, caller := range f.callers {

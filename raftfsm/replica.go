@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -156,6 +157,9 @@ func (r *replica) run(stores *storage.Replica) (*life, error) {
 	if err := stores.Reconcile(); err != nil {
 		return nil, err
 	}
+	if err := refuseEmpty(stores); err != nil {
+		return nil, err
+	}
 	facade, err := r.host.cfg.Transport.Open(r.group, r.id)
 	if err != nil {
 		return nil, err
@@ -175,6 +179,23 @@ func (r *replica) run(stores *storage.Replica) (*life, error) {
 	return l, nil
 }
 
+// refuseEmpty refuses a replica that holds nothing. Every replica is born with its group's first configuration, so one
+// without it has lost its data, and with that what it vouched for; raft would let it vote, and grant every vote.
+func refuseEmpty(stores *storage.Replica) error {
+	last, err := stores.Log.LastIndex()
+	if err != nil {
+		return err
+	}
+	snapshots, err := stores.Snapshots.List()
+	if err != nil {
+		return err
+	}
+	if last == 0 && len(snapshots) == 0 {
+		return fmt.Errorf("%w: its log is empty, and it has no snapshot", storage.ErrReplicaBehind)
+	}
+	return nil
+}
+
 // halted is called by a machine that met what it can't apply.
 func (r *replica) halted(err error) {
 	r.host.cfg.Fatal(fmt.Errorf("replica %d of shard %d stops: %w", r.id, r.group, err))
@@ -188,9 +209,8 @@ func (r *replica) stop() error {
 	if l == nil {
 		return nil
 	}
-	err := l.end()
 	r.current.Store(nil)
-	return err
+	return l.end()
 }
 
 // restart ends the current life and begins another over the same stores.
@@ -203,6 +223,8 @@ func (r *replica) restart(reason string) error {
 	}
 	r.log.Warn("restarting the group", "reason", reason)
 	r.restarts.Add(1)
+	// Nobody may ask a life that is over: its term stands still while the next one votes.
+	r.current.Store(nil)
 	if err := l.end(); err != nil {
 		return err
 	}
@@ -251,7 +273,9 @@ func (l *life) becomeReady() error {
 	}
 	term := l.raft.CurrentTerm()
 	floor := l.raft.LastIndex()
-	if err := l.raft.Barrier(l.replica.host.cfg.Timing.Election).Error(); err != nil {
+	err := l.raft.Barrier(l.replica.host.cfg.Timing.Election).Error()
+	l.noteRefusal(err) // the flag of raft#696 outlives a term: a leader elected with it never gets past here
+	if err != nil {
 		return err
 	}
 	if l.replica.ready != nil {
@@ -377,15 +401,42 @@ func (l *life) waitApplied(ctx context.Context, index uint64) error {
 	}
 }
 
-// transferLeadership moves leadership to a voter that raft first brings up to date. raft would accept a
-// non-voter too (raft.md), so that is checked here. Writes wait meanwhile, and those on their way are answered
-// first: raft would report them as lost, their outcome unknown, when it steps down.
+// errNotCaughtUp: a transfer's target has not lately acknowledged what the leader has.
+var errNotCaughtUp = fmt.Errorf("%w: the voter that should take over has not caught up", ErrNotReady)
+
+// transferLagMax is how many entries a transfer's target may lack: raft sends them first, while writes wait.
+const transferLagMax = 1024
+
+// transferLeadership moves leadership to a voter. raft would accept any server, and hangs for ever on one whose
+// replicator is busy (raft#696), so both is checked here: it votes, and has just acknowledged an append that leaves
+// little to be sent. Writes wait meanwhile, and those on their way are answered first: raft would report them as
+// lost, their outcome unknown, when it steps down.
 func (l *life) transferLeadership(to voter) error {
-	for _, v := range l.currentVoters() {
-		if v == to {
-			defer l.proposer.pause()()
-			return l.raft.LeadershipTransferToServer(transport.ServerID(to.replica), transport.Address(to.node, to.replica)).Error()
-		}
+	if !slices.Contains(l.currentVoters(), to) {
+		return fmt.Errorf("%w: replica %d on %s is not a voter of shard %d", ErrNotLeader, to.replica, to.node, l.replica.group)
 	}
-	return fmt.Errorf("%w: replica %d on %s is not a voter of shard %d", ErrNotLeader, to.replica, to.node, l.replica.group)
+	address := transport.Address(to.node, to.replica)
+	timing := l.replica.host.cfg.Timing
+	known := l.facade.Progress(address)
+	fresh := time.Since(known.At) < timing.Election+2*timing.Commit
+	if !fresh || known.Term != l.raft.CurrentTerm() || known.Index+transferLagMax < l.raft.LastIndex() {
+		return errNotCaughtUp
+	}
+	defer l.proposer.pause()()
+	if l.ctx.Err() != nil {
+		return ErrStopped
+	}
+	transferred := make(chan error, 1)
+	// Ends with raft's answer. There is none if raft shuts down at this very moment: then the goroutine stays.
+	go func() {
+		transferred <- l.raft.LeadershipTransferToServer(transport.ServerID(to.replica), address).Error()
+	}()
+	select {
+	case err := <-transferred:
+		return err
+	case <-l.ctx.Done():
+		return ErrStopped
+	case <-time.After(3 * timing.Election): // raft gives up after one
+		return fmt.Errorf("%w: raft does not answer a transfer", ErrNotReady)
+	}
 }

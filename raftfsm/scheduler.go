@@ -32,10 +32,13 @@ type scheduler struct {
 	// snapshotAt is each replica's count of appended bytes at its last snapshot. The snapshot job's goroutine
 	// only.
 	snapshotAt map[*replica]uint64
+	// moveAfter is when a group whose leadership could not be moved may be tried again, by the host's clock. The
+	// balance job's goroutine only.
+	moveAfter map[*Group]time.Duration
 }
 
 func newScheduler(h *Host) *scheduler {
-	s := &scheduler{host: h, snapshotAt: make(map[*replica]uint64)}
+	s := &scheduler{host: h, snapshotAt: make(map[*replica]uint64), moveAfter: make(map[*Group]time.Duration)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.balancing.Store(true)
 	election := h.cfg.Timing.Election
@@ -178,19 +181,26 @@ func (s *scheduler) balance() {
 	groups := s.host.Groups()
 	rand.Shuffle(len(groups), func(i, j int) { groups[i], groups[j] = groups[j], groups[i] })
 	moved := 0
+	now := s.host.cfg.Clock.Monotonic()
 	for _, g := range groups {
 		sh, ok := m.Shard(g.spec.Shard)
-		if !ok || sh.Preferred == s.host.cfg.Node || !g.IsLeader() || !peers[sh.Preferred].Connected {
+		if !ok || now < s.moveAfter[g] || sh.Preferred == s.host.cfg.Node || !g.IsLeader() || !peers[sh.Preferred].Connected {
 			continue
 		}
 		if err := g.TransferLeadership(sh.Preferred); err != nil {
 			g.replica.log.Debug("leadership not moved", "to", sh.Preferred, "error", err)
+			if !errors.Is(err, errNotCaughtUp) { // it cost a pause of writes
+				s.moveAfter[g] = now + balancePause
+			}
 		}
 		if moved++; moved == balanceMovesMax {
 			return
 		}
 	}
 }
+
+// balancePause is how long a group is left alone after a move that failed.
+const balancePause = 30 * time.Second
 
 // balanceMovesMax is how many leaderships a node moves back per beat, one after another.
 const balanceMovesMax = 4

@@ -61,6 +61,15 @@ type Facade struct {
 	outbound  sync.Mutex // held from taking a sequence to queueing the message, so that both have the same order
 	sequences map[shard.ReplicaID]position
 	ledTerm   uint64 // the last term in which this replica sent appends; guarded by outbound
+
+	progress sync.Mutex
+	acked    map[raft.ServerAddress]Progress // guarded by progress
+}
+
+// Progress is how far a peer's log is known to agree with this leader's: its last answer to an append with content.
+type Progress struct {
+	Term, Index uint64
+	At          time.Time
 }
 
 // collectable is a request that raft has or will have, and the pipe that waits for the answer.
@@ -83,7 +92,7 @@ func newFacade(t *Transport, group shard.ID, replica shard.ReplicaID, h *history
 		// One more than consumer holds: raft works on one while the collector still has it.
 		collecting: make(chan collectable, inboxMax+1),
 		collected:  make(chan struct{}),
-		sequences:  make(map[shard.ReplicaID]position),
+		acked:      make(map[raft.ServerAddress]Progress), sequences: make(map[shard.ReplicaID]position),
 	}
 	f.ctx, f.cancel = context.WithCancelCause(context.Background())
 	return f
@@ -140,7 +149,21 @@ func (f *Facade) AppendEntries(_ raft.ServerID, target raft.ServerAddress, args 
 		return f.call(target, args, resp, callOptions{timeout: f.t.cfg.VoteTimeout, lazy: true})
 	}
 	args.Entries = cutBatch(args.Entries, f.t.cfg.FrameBytesMax)
-	return f.call(target, args, resp, callOptions{timeout: f.t.cfg.AppendTimeout, ordered: true, patient: true})
+	err := f.call(target, args, resp, callOptions{timeout: f.t.cfg.AppendTimeout, ordered: true, patient: true})
+	if err == nil && resp.Success {
+		f.progress.Lock()
+		f.acked[target] = Progress{Term: args.Term, Index: args.PrevLogEntry + uint64(len(args.Entries)), At: time.Now()}
+		f.progress.Unlock()
+	}
+	return err
+}
+
+// Progress returns what a peer last acknowledged to this replica; raft keeps that to itself. The zero Progress:
+// nothing yet.
+func (f *Facade) Progress(target raft.ServerAddress) Progress {
+	f.progress.Lock()
+	defer f.progress.Unlock()
+	return f.acked[target]
 }
 
 // RequestVote asks for a vote.
