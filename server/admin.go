@@ -24,6 +24,7 @@ type bootstrapper interface {
 const (
 	stateUp          = "up"
 	stateBlank       = "blank"
+	stateAdopting    = "adopting"
 	stateDraining    = "draining"
 	stateUnreachable = "unreachable"
 )
@@ -54,11 +55,8 @@ func (s *adminService) Bootstrap(ctx context.Context, r *ostrakapb.BootstrapRequ
 // Map implements ostrakapb.AdminServer.
 func (s *adminService) Map(_ context.Context, r *ostrakapb.MapRequest) (*ostrakapb.MapResponse, error) {
 	m := s.node.Map()
-	switch {
-	case m == nil && s.node.ClusterID() == "":
-		return nil, errNotBootstrapped
-	case m == nil:
-		return nil, errStarting
+	if m == nil {
+		return nil, whyNoMap(s.node)
 	}
 	limits := s.node.Limits()
 	answer := &ostrakapb.MapResponse{ClusterId: s.node.ClusterID(),
@@ -113,6 +111,8 @@ func (s *adminService) local(m *shard.Map) *ostrakapb.StatusResponse {
 		node.State = stateDraining
 	case answer.ClusterId == "":
 		node.State = stateBlank
+	case s.node.Adopting():
+		node.State = stateAdopting
 	}
 	if m == nil {
 		return answer

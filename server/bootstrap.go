@@ -2,8 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,7 +11,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ostraka-db/ostraka/proto"
-	"github.com/ostraka-db/ostraka/raftfsm"
 	"github.com/ostraka-db/ostraka/shard"
 )
 
@@ -33,19 +30,22 @@ const (
 	DefaultShards = 4
 	// DefaultReplicas is how many copies of a shard there are unless told otherwise or the nodes are fewer.
 	DefaultReplicas = 3
-	shardsMax       = 256
-	replicasMax     = 7
-	planFormat      = 1
 )
 
 // Bootstrap makes one cluster of the named blank nodes, of which this must be one:
 //
-//	hello every node ─► all blank: draw up a plan ─► adopt it on every node ─► wait for a meta leader
-//	                 └► some hold a plan for the same request: go on with that one
+//	hello every node ─► all blank: draw up a plan ─┬► pass 1: every node keeps the plan ─► pass 2: every node starts
+//	                 ├► some hold a plan for the   │                                            │
+//	                 │  same request: go on with it┘                            wait for a meta leader
+//	                 ├► some are members already, others blank: refuse, their data is gone
 //	                 └► anything else: refuse, nothing changed
 //
 // Each step may be repeated, and the plan is on disk at the first node that adopted it, so a bootstrap that
 // was cut off is finished by running it again.
+//
+// Why two passes: nothing runs anywhere before every node holds the plan. So a node that is blank where others run has
+// lost what it held, perhaps votes and acknowledged writes. Under its old replica ids it would be believed to have
+// them still; with one more like it a majority could forget what was promised.
 func (n *Node) Bootstrap(ctx context.Context, req *ostrakapb.BootstrapRequest) (*ostrakapb.BootstrapResponse, error) {
 	req, err := n.checkBootstrap(req)
 	if err != nil {
@@ -55,21 +55,23 @@ func (n *Node) Bootstrap(ctx context.Context, req *ostrakapb.BootstrapRequest) (
 	if err != nil {
 		return nil, err
 	}
-	plan, holders, err := choosePlan(req, found)
+	plan, already, err := choosePlan(req, found)
 	if err != nil {
 		return nil, err
 	}
-	for _, spec := range req.GetNodes() {
-		if err := n.adoptOn(ctx, spec, plan); err != nil {
-			return nil, fmt.Errorf("node %s at %s did not adopt the plan; run the same command again to go on: %w",
-				spec.GetId(), spec.GetAddress(), err)
+	for _, start := range []bool{false, true} {
+		for _, spec := range req.GetNodes() {
+			if err := n.adoptOn(ctx, spec, plan, start); err != nil {
+				return nil, fmt.Errorf("node %s at %s did not adopt the plan; run the same command again to go on: %w",
+					spec.GetId(), spec.GetAddress(), err)
+			}
 		}
 	}
 	if err := n.awaitState(ctx); err != nil {
 		return nil, err
 	}
 	return &ostrakapb.BootstrapResponse{ClusterId: plan.GetClusterId(), Shards: req.GetShards(), Replicas: req.GetReplicas(),
-		Already: holders == len(req.GetNodes())}, nil
+		Already: already}, nil
 }
 
 // checkBootstrap validates a request and returns it with its defaults filled in and its nodes in order, so
@@ -95,7 +97,7 @@ func (n *Node) checkBootstrap(in *ostrakapb.BootstrapRequest) (*ostrakapb.Bootst
 		if err := CheckNodeID(spec.GetId()); err != nil {
 			return refuse("%s", err)
 		}
-		if err := checkAddress("address of "+spec.GetId(), spec.GetAddress()); err != nil {
+		if err := checkReachable("address of "+spec.GetId(), spec.GetAddress()); err != nil {
 			return refuse("%s", err)
 		}
 		if i > 0 && req.Nodes[i-1].GetId() == spec.GetId() {
@@ -135,11 +137,7 @@ func (n *Node) greetNamed(ctx context.Context, req *ostrakapb.BootstrapRequest) 
 	found := make([]*ostrakapb.HelloResponse, len(req.GetNodes()))
 	for i, spec := range req.GetNodes() {
 		if spec.GetId() == n.cfg.ID {
-			answer, err := n.helloAnswer()
-			if err != nil {
-				return nil, err
-			}
-			found[i] = answer
+			found[i] = n.helloAnswer()
 			continue
 		}
 		asked, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -164,102 +162,65 @@ func (n *Node) helloNamed(ctx context.Context, spec *ostrakapb.NodeSpec) (*ostra
 	return answer, nil
 }
 
-// choosePlan returns the plan to carry out and how many of the named nodes hold it already.
-func choosePlan(req *ostrakapb.BootstrapRequest, found []*ostrakapb.HelloResponse) (*ostrakapb.BootstrapPlan, int, error) {
-	var plan *ostrakapb.BootstrapPlan
-	holders := 0
-	for _, answer := range found {
-		held := answer.GetPlan()
-		if held == nil {
-			continue
-		}
-		holders++
-		node, cluster := answer.GetSelf().GetNodeId(), held.GetClusterId()
-		switch {
-		case !proto.Equal(held.GetRequest(), req):
-			return nil, 0, fmt.Errorf("%w: node %s is of cluster %s, which was made with other arguments", ErrAlreadyMember, node, cluster)
-		case plan != nil && plan.GetClusterId() != cluster:
-			return nil, 0, fmt.Errorf("%w: node %s is of cluster %s, another of %s", ErrAlreadyMember, node, cluster, plan.GetClusterId())
-		}
-		plan = held
-	}
-	if plan != nil {
-		return plan, holders, nil
-	}
-	plan, err := newPlan(req)
-	return plan, 0, err
-}
-
-// newPlan draws up a cluster: its id, its map, and who votes in the meta group.
-func newPlan(req *ostrakapb.BootstrapRequest) (*ostrakapb.BootstrapPlan, error) {
-	var id [16]byte
-	rand.Read(id[:])
-	nodes := make([]shard.Node, len(req.GetNodes()))
-	meta := make([]*ostrakapb.MapReplica, len(nodes))
-	for i, spec := range req.GetNodes() {
-		nodes[i] = shard.Node{ID: shard.NodeID(spec.GetId()), Address: spec.GetAddress(), Zone: spec.GetZone()}
-		meta[i] = &ostrakapb.MapReplica{Id: uint64(i + 1), Node: spec.GetId(), Voter: i < raftfsm.MetaVotersMax}
-	}
-	m, err := shard.Initial(nodes, int(req.GetShards()), int(req.GetReplicas()), shard.ReplicaID(len(nodes)+1))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrBootstrapRequest, err)
-	}
-	return &ostrakapb.BootstrapPlan{Format: planFormat, ClusterId: hex.EncodeToString(id[:]), Map: encodeMap(m), Meta: meta,
-		NextReplicaId: uint64(len(nodes)) + uint64(req.GetShards())*uint64(req.GetReplicas()) + 1,
-		FormatLevel:   raftfsm.FormatLevel, Request: req}, nil
-}
-
-func (n *Node) adoptOn(ctx context.Context, spec *ostrakapb.NodeSpec, plan *ostrakapb.BootstrapPlan) error {
+func (n *Node) adoptOn(ctx context.Context, spec *ostrakapb.NodeSpec, plan *ostrakapb.BootstrapPlan, start bool) error {
 	if spec.GetId() == n.cfg.ID {
-		_, err := n.adopt(plan)
+		_, err := n.adopt(plan, start)
 		return err
 	}
 	return n.withConn(spec.GetAddress(), func(conn *grpc.ClientConn) error {
-		_, err := ostrakapb.NewRaftClient(conn).Adopt(ctx, &ostrakapb.AdoptRequest{From: n.handshake(shard.NodeID(spec.GetId())), Plan: plan})
+		_, err := ostrakapb.NewRaftClient(conn).Adopt(ctx, &ostrakapb.AdoptRequest{
+			From: n.handshake(shard.NodeID(spec.GetId())), Plan: plan, Start: start})
 		return err
 	})
 }
 
-// adopt makes a blank node part of a plan. A node that holds the same plan finishes what it had begun, or
-// says that it has.
-func (n *Node) adopt(plan *ostrakapb.BootstrapPlan) (already bool, err error) {
+// adopt takes this node through one pass: without start a blank node keeps the plan, with it an adopting one becomes
+// a member. A node that has passed that step already says so.
+func (n *Node) adopt(plan *ostrakapb.BootstrapPlan, start bool) (already bool, err error) {
 	n.adoption.Lock()
 	defer n.adoption.Unlock()
-	if plan.GetFormat() != planFormat {
-		return false, fmt.Errorf("%w: plan of format %d, this build reads up to %d", ErrBootstrapRequest, plan.GetFormat(), planFormat)
-	}
-	if plan.GetClusterId() == "" {
-		return false, fmt.Errorf("%w: the plan names no cluster", ErrBootstrapRequest)
-	}
-	if current := n.ClusterID(); current != "" && current != plan.GetClusterId() {
-		return false, fmt.Errorf("%w: node %s is of cluster %s", ErrAlreadyMember, n.cfg.ID, current)
-	}
-	if n.membership.Load() != nil {
-		return true, nil
-	}
-	if n.phase() == phaseBlank {
+	current := n.identity.Load()
+	switch {
+	case current.Phase == phaseBlank && start:
+		return false, fmt.Errorf("%w: node %s is blank, and so has nothing to start", ErrBootstrapRequest, n.cfg.ID)
+	case current.Phase == phaseBlank:
 		if err := n.keepPlan(plan); err != nil {
 			return false, err
 		}
+	case current.ClusterID != plan.GetClusterId():
+		return false, fmt.Errorf("%w: node %s is of cluster %s", ErrAlreadyMember, n.cfg.ID, current.ClusterID)
+	case !proto.Equal(current.plan, plan):
+		return false, fmt.Errorf("%w: node %s holds another plan of cluster %s", ErrBootstrapRequest, n.cfg.ID, current.ClusterID)
 	}
-	return false, n.join(plan)
+	stored := n.identity.Load()
+	switch {
+	case start && n.membership.Load() == nil:
+		return false, n.join(stored.plan)
+	case !start && stored.Phase == phaseAdopting:
+		return current.Phase == phaseAdopting, n.prepare(stored.plan)
+	}
+	return true, nil
 }
 
-// keepPlan writes the plan to node.json, after checking what join relies on: from then on the node is no
-// longer blank.
+// keepPlan writes the plan to node.json: from then on the node is no longer blank.
 func (n *Node) keepPlan(plan *ostrakapb.BootstrapPlan) error {
-	if _, err := decodeMap(plan.GetMap()); err != nil {
-		return fmt.Errorf("%w: %w", ErrBootstrapRequest, err)
-	}
-	if _, ok := memberOn(membersOf(plan.GetMeta()), n.NodeID()); !ok {
-		return fmt.Errorf("%w: the plan does not name node %s", ErrBootstrapRequest, n.cfg.ID)
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if err := n.identity.adopt(plan); err != nil {
+	if err := checkPlan(plan, n.NodeID()); err != nil {
 		return err
 	}
-	return n.identity.save(n.cfg.FS, n.cfg.DataDir)
+	if err := n.changeIdentity(func(id *identity) error { return id.adopt(plan) }); err != nil {
+		return err
+	}
+	return n.meetPlanned(n.identity.Load().plan)
+}
+
+// meetPlanned lets the address book take the nodes of a plan for members.
+func (n *Node) meetPlanned(plan *ostrakapb.BootstrapPlan) error {
+	m, err := decodeMap(plan.GetMap())
+	if err != nil {
+		return err
+	}
+	n.book.learnMap(m)
+	return nil
 }
 
 // awaitState waits until the new cluster's state is known here, which takes an election.

@@ -8,8 +8,10 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/ostraka-db/ostraka/raftfsm"
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
@@ -65,13 +67,32 @@ func CheckNodeID(id string) error {
 	return nil
 }
 
+// addressBytesMax bounds a host:port; a host name has at most 253 bytes.
+const addressBytesMax = 256
+
 func checkAddress(field, address string) error {
+	if len(address) > addressBytesMax {
+		return fmt.Errorf("%w: %s of %d bytes: at most %d are possible", ErrConfig, field, len(address), addressBytesMax)
+	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || port == "" {
 		return fmt.Errorf("%w: %s %q: want host:port", ErrConfig, field, address)
 	}
-	if strings.ContainsAny(host, " /") {
+	unfit := func(r rune) bool { return r == '/' || unicode.IsSpace(r) || !unicode.IsPrint(r) }
+	if strings.ContainsFunc(host, unfit) {
 		return fmt.Errorf("%w: %s %q: not a host name", ErrConfig, field, address)
+	}
+	return nil
+}
+
+// checkReachable wants an address that others can dial: unlike one to listen on it names a host, and a port other than 0.
+func checkReachable(field, address string) error {
+	if err := checkAddress(field, address); err != nil {
+		return err
+	}
+	host, port, _ := net.SplitHostPort(address)
+	if n, err := strconv.ParseUint(port, 10, 16); host == "" || err != nil || n == 0 {
+		return fmt.Errorf("%w: %s %q: want the host and the number of the port that others reach", ErrConfig, field, address)
 	}
 	return nil
 }
@@ -88,14 +109,14 @@ func (c Config) withDefaults() (Config, error) {
 		return c, err
 	}
 	if c.Advertise != "" {
-		if err := checkAddress("advertise", c.Advertise); err != nil {
+		if err := checkReachable("advertise", c.Advertise); err != nil {
 			return c, err
 		}
 	} else if host, _, _ := net.SplitHostPort(c.Listen); host == "" || net.ParseIP(host).IsUnspecified() {
 		return c, fmt.Errorf("%w: listen %q names no host that others could reach: give --advertise host:port", ErrConfig, c.Listen)
 	}
 	for _, p := range c.Peers {
-		if err := checkAddress("peers", p); err != nil {
+		if err := checkReachable("peers", p); err != nil {
 			return c, err
 		}
 	}

@@ -30,6 +30,7 @@ type fakeNode struct {
 	id        shard.NodeID
 	m         *shard.Map
 	clusterID string
+	adopting  bool
 	draining  bool
 	limits    Limits
 	conns     map[shard.NodeID]*grpc.ClientConn
@@ -40,6 +41,7 @@ var errNoConn = errors.New("no connection")
 func (n *fakeNode) Host() *raftfsm.Host      { return nil }
 func (n *fakeNode) Map() *shard.Map          { return n.m }
 func (n *fakeNode) ClusterID() string        { return n.clusterID }
+func (n *fakeNode) Adopting() bool           { return n.adopting }
 func (n *fakeNode) Draining() bool           { return n.draining }
 func (n *fakeNode) NodeID() shard.NodeID     { return n.id }
 func (n *fakeNode) MetaLeader() shard.NodeID { return "n1" }

@@ -65,11 +65,8 @@ func answerProbe(w http.ResponseWriter, code int, text string) {
 }
 
 func whyNotReady(node nodeView) string {
-	switch {
-	case node.Draining():
+	if node.Draining() {
 		return "this node is shutting down"
-	case node.ClusterID() == "":
-		return errNotBootstrapped.Error()
 	}
-	return errStarting.Error()
+	return whyNoMap(node).Error()
 }

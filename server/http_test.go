@@ -51,7 +51,8 @@ func TestProbes(t *testing.T) {
 		says   string
 	}{
 		{"blank", func() { node.clusterID = "" }, 503, "bootstrap"},
-		{"starting", func() { node.clusterID = "c1" }, 503, "starting"},
+		{"adopting", func() { node.clusterID, node.adopting = "c1", true }, 503, "unfinished"},
+		{"starting", func() { node.adopting = false }, 503, "starting"},
 		{"ready", func() { health.setServing(true) }, 200, "ready"},
 		{"draining", func() { health.setServing(false); node.draining = true }, 503, "shutting down"},
 	} {

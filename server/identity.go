@@ -36,7 +36,21 @@ const (
 	phaseMember   phase = "member"
 )
 
-// identity is what a node knows of itself and must never forget. It is rewritten as a whole, atomically.
+// message is the phase as other nodes are told it.
+func (p phase) message() ostrakapb.NodePhase {
+	switch p {
+	case phaseBlank:
+		return ostrakapb.NodePhase_NODE_PHASE_BLANK
+	case phaseAdopting:
+		return ostrakapb.NodePhase_NODE_PHASE_ADOPTING
+	case phaseMember:
+		return ostrakapb.NodePhase_NODE_PHASE_MEMBER
+	}
+	return ostrakapb.NodePhase_NODE_PHASE_UNSPECIFIED
+}
+
+// identity is what a node knows of itself and must never forget. A value is never changed: the next one is made from
+// a copy, written as a whole, atomically, and only then acted upon.
 type identity struct {
 	Format int          `json:"format"`
 	Node   shard.NodeID `json:"node"`
@@ -48,6 +62,9 @@ type identity struct {
 	Plan json.RawMessage `json:"plan,omitempty"`
 	// Book is where the cluster's nodes were last known to listen.
 	Book map[shard.NodeID]bookEntry `json:"addresses,omitempty"`
+
+	// plan is Plan, decoded; nil for a blank node. Nobody changes it.
+	plan *ostrakapb.BootstrapPlan
 }
 
 // bookEntry is a node's address, and in which of its starts it listened there.
@@ -75,8 +92,15 @@ func loadIdentity(files disk.FS, dir string, node shard.NodeID) (*identity, erro
 		return nil, fmt.Errorf("%w: %s: format %d, this build reads up to %d", ErrIdentityDamaged, path, id.Format, identityFormat)
 	case id.Node != node:
 		return nil, fmt.Errorf("%w: %s is of node %q, this one is %q: give its --id or another --data-dir", ErrOtherNode, path, id.Node, node)
+	case id.Phase != phaseBlank && id.Phase != phaseAdopting && id.Phase != phaseMember:
+		return nil, fmt.Errorf("%w: %s: unknown phase %q", ErrIdentityDamaged, path, id.Phase)
 	case id.Phase != phaseBlank && (len(id.Plan) == 0 || id.ClusterID == ""):
 		return nil, fmt.Errorf("%w: %s: phase %q without a plan", ErrIdentityDamaged, path, id.Phase)
+	case id.Phase == phaseBlank:
+		return &id, nil
+	}
+	if err := id.decodePlan(); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrIdentityDamaged, path, err)
 	}
 	return &id, nil
 }
@@ -89,23 +113,25 @@ func (id *identity) save(files disk.FS, dir string) error {
 	return disk.WriteFileAtomic(files, filepath.Join(dir, identityFile), append(data, '\n'))
 }
 
-// plan returns the adopted plan; nil for a blank node.
-func (id *identity) plan() (*ostrakapb.BootstrapPlan, error) {
-	if id.Phase == phaseBlank {
-		return nil, nil
-	}
-	plan := new(ostrakapb.BootstrapPlan)
-	if err := protojson.Unmarshal(id.Plan, plan); err != nil {
-		return nil, fmt.Errorf("%w: plan: %w", ErrIdentityDamaged, err)
-	}
-	return plan, nil
-}
-
+// adopt makes a blank identity one that holds a plan. What counts from then on is the plan as it is stored: a node
+// that restarts must not find another than it had acted upon.
 func (id *identity) adopt(plan *ostrakapb.BootstrapPlan) error {
 	data, err := protojson.Marshal(plan)
 	if err != nil {
 		return err
 	}
 	id.Phase, id.ClusterID, id.Plan = phaseAdopting, plan.GetClusterId(), data
+	return id.decodePlan()
+}
+
+func (id *identity) decodePlan() error {
+	plan := new(ostrakapb.BootstrapPlan)
+	if err := protojson.Unmarshal(id.Plan, plan); err != nil {
+		return fmt.Errorf("plan: %w", err)
+	}
+	if plan.GetClusterId() != id.ClusterID {
+		return fmt.Errorf("plan of cluster %q in an identity of cluster %q", plan.GetClusterId(), id.ClusterID)
+	}
+	id.plan = plan
 	return nil
 }

@@ -14,6 +14,8 @@ import (
 // Why a node takes no call on keys at all.
 var (
 	errNotBootstrapped = errors.New("this node belongs to no cluster yet: name it in `ostraka cluster bootstrap --nodes ID=ADDRESS,…`")
+	// errBootstrapUnfinished: the node holds a plan, but was never told that all others do.
+	errBootstrapUnfinished = errors.New("the bootstrap of this node's cluster is unfinished: run `ostraka cluster bootstrap` again as it was run before")
 	// errStarting: the node belongs to a cluster, but the replica asked for does not run yet.
 	errStarting = errors.New("this node is starting")
 )
@@ -207,14 +209,10 @@ func (s *kvService) admit(ctx context.Context) (*shard.Map, error) {
 	if err := overdue(ctx); err != nil {
 		return nil, err
 	}
-	m := s.node.Map()
-	switch {
-	case m != nil:
+	if m := s.node.Map(); m != nil {
 		return m, nil
-	case s.node.ClusterID() != "":
-		return nil, errStarting
 	}
-	return nil, errNotBootstrapped
+	return nil, whyNoMap(s.node)
 }
 
 func (s *kvService) route(ctx context.Context, key []byte) (shard.ID, replica, error) {

@@ -218,6 +218,7 @@ func TestNodeTakesNoCalls(t *testing.T) {
 		reason ostrakapb.Reason
 	}{
 		"blank":    {func(n *fakeNode) { n.m, n.clusterID = nil, "" }, ostrakapb.Reason_REASON_NOT_BOOTSTRAPPED},
+		"adopting": {func(n *fakeNode) { n.m, n.adopting = nil, true }, ostrakapb.Reason_REASON_NOT_BOOTSTRAPPED},
 		"starting": {func(n *fakeNode) { n.m = nil }, ostrakapb.Reason_REASON_NO_LEADER},
 	} {
 		t.Run(name, func(t *testing.T) {

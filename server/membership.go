@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -26,51 +25,66 @@ const (
 // handshakeFormat is the version of the messages between nodes.
 const handshakeFormat = 1
 
-// join makes this node the member that the plan says, from wherever its identity left off: it writes the
-// first configurations if that was not finished, and starts all replicas. adoption is held.
-func (n *Node) join(plan *ostrakapb.BootstrapPlan) error {
+// openMembership opens the disk and the host of a plan's replicas; none of them runs yet.
+func (n *Node) openMembership(plan *ostrakapb.BootstrapPlan) (*membership, error) {
 	m, err := decodeMap(plan.GetMap())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	disks, err := storage.Open(storage.Config{Dir: n.cfg.DataDir, FS: n.cfg.FS, Fatal: n.cfg.Fatal, Logger: n.cfg.Logger, StallMax: diskStallMax})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	host, err := raftfsm.NewHost(raftfsm.Config{Node: n.NodeID(), Storage: disks, Transport: n.transport,
 		Clock: n.cfg.Clock, Logger: n.cfg.Logger, Fatal: n.cfg.Fatal,
 		Timing: n.cfg.Timing, Proposer: n.cfg.Proposer, Snapshots: n.cfg.Snapshots})
 	if err != nil {
-		return errors.Join(err, disks.Close())
+		return nil, errors.Join(err, disks.Close())
 	}
-	part := &membership{clusterID: plan.GetClusterId(), planned: m, storage: disks, host: host}
-	n.book.learnMap(m)
+	return &membership{clusterID: plan.GetClusterId(), planned: m, storage: disks, host: host}, nil
+}
+
+func (m *membership) close() error { return errors.Join(m.host.Close(), m.storage.Close()) }
+
+// prepare writes the first configurations of an adopting node's replicas, and starts nothing. adoption is held.
+func (n *Node) prepare(plan *ostrakapb.BootstrapPlan) error {
+	part, err := n.openMembership(plan)
+	if err != nil {
+		return err
+	}
+	return errors.Join(n.bootstrapReplicas(part, plan), part.close())
+}
+
+// join makes this node a running member, from wherever its identity left off. adoption is held.
+func (n *Node) join(plan *ostrakapb.BootstrapPlan) error {
+	part, err := n.openMembership(plan)
+	if err != nil {
+		return err
+	}
+	n.book.learnMap(part.planned)
 	if err := n.startReplicas(part, plan); err != nil {
-		return errors.Join(err, host.Close(), disks.Close())
+		return errors.Join(err, part.close())
 	}
-	host.SetPreferred(n.Map)
+	part.host.SetPreferred(n.Map)
 	n.membership.Store(part)
 	n.background.Go(func() { n.followMeta(part) })
 	return nil
 }
 
-// startReplicas writes first configurations where the node is still adopting, and then starts every replica.
-// A member never writes them again: a replica without its data must not vote.
+// startReplicas starts every replica, after it has noted durably that it is about to.
 func (n *Node) startReplicas(part *membership, plan *ostrakapb.BootstrapPlan) error {
-	meta := membersOf(plan.GetMeta())
-	own, ok := memberOn(meta, n.NodeID())
-	if !ok {
-		return fmt.Errorf("the plan of cluster %s does not name node %s", plan.GetClusterId(), n.cfg.ID)
+	own, err := metaReplicaOf(plan, n.NodeID())
+	if err != nil {
+		return err
 	}
-	if n.phase() == phaseAdopting {
-		if err := n.bootstrapReplicas(part, meta, own); err != nil {
+	if n.Adopting() {
+		if err := n.becomeMember(part, plan); err != nil {
 			return err
 		}
 	}
 	seed := &raftfsm.ClusterState{ClusterID: plan.GetClusterId(), FormatLevel: plan.GetFormatLevel(), Map: part.planned,
-		Meta: meta, NextReplica: shard.ReplicaID(plan.GetNextReplicaId())}
-	var err error
-	if part.meta, err = part.host.StartMeta(own.Replica, seed); err != nil {
+		Meta: membersOf(plan.GetMeta()), NextReplica: shard.ReplicaID(plan.GetNextReplicaId())}
+	if part.meta, err = part.host.StartMeta(own, seed); err != nil {
 		return err
 	}
 	for _, s := range part.planned.Shards() {
@@ -85,10 +99,23 @@ func (n *Node) startReplicas(part *membership, plan *ostrakapb.BootstrapPlan) er
 	return nil
 }
 
-// bootstrapReplicas writes every first configuration and then, durably, that this is done. No raft instance
-// runs before that, so no vote can be forgotten by repeating it.
-func (n *Node) bootstrapReplicas(part *membership, meta []raftfsm.Member, own raftfsm.Member) error {
-	if err := part.host.Bootstrap(shard.MetaGroup, own.Replica, meta); err != nil {
+// becomeMember is the step after which this node never writes a first configuration again: a replica without its
+// data must not vote. What prepare wrote is completed first, should that have been cut off.
+func (n *Node) becomeMember(part *membership, plan *ostrakapb.BootstrapPlan) error {
+	if err := n.bootstrapReplicas(part, plan); err != nil {
+		return err
+	}
+	return n.changeIdentity(func(id *identity) error { id.Phase = phaseMember; return nil })
+}
+
+// bootstrapReplicas writes the first configuration of every replica here that has none. No raft instance has run
+// before that, so no vote can be forgotten by repeating it.
+func (n *Node) bootstrapReplicas(part *membership, plan *ostrakapb.BootstrapPlan) error {
+	own, err := metaReplicaOf(plan, n.NodeID())
+	if err != nil {
+		return err
+	}
+	if err := part.host.Bootstrap(shard.MetaGroup, own, membersOf(plan.GetMeta())); err != nil {
 		return err
 	}
 	for _, s := range part.planned.Shards() {
@@ -104,33 +131,7 @@ func (n *Node) bootstrapReplicas(part *membership, meta []raftfsm.Member, own ra
 			return err
 		}
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.identity.Phase = phaseMember
-	return n.identity.save(n.cfg.FS, n.cfg.DataDir)
-}
-
-func (n *Node) phase() phase {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.identity.Phase
-}
-
-func membersOf(replicas []*ostrakapb.MapReplica) []raftfsm.Member {
-	members := make([]raftfsm.Member, len(replicas))
-	for i, r := range replicas {
-		members[i] = raftfsm.Member{Node: shard.NodeID(r.GetNode()), Replica: shard.ReplicaID(r.GetId()), Voter: r.GetVoter()}
-	}
-	return members
-}
-
-func memberOn(members []raftfsm.Member, node shard.NodeID) (raftfsm.Member, bool) {
-	for _, m := range members {
-		if m.Node == node {
-			return m, true
-		}
-	}
-	return raftfsm.Member{}, false
+	return nil
 }
 
 // followMeta serves once the cluster's state is known here, and keeps the address book with it.

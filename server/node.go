@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -40,9 +41,11 @@ type Node struct {
 
 	// adoption serialises what moves the identity's phase on.
 	adoption sync.Mutex
-	// mu guards identity, which is saved before it is acted upon.
-	mu       sync.Mutex
-	identity *identity
+	// saving is held while the next identity is written. Readers don't wait for the disk: handshakes are among them.
+	saving   sync.Mutex
+	identity atomic.Pointer[identity]
+	// bookChanged holds a token while the address book has news that are not saved.
+	bookChanged chan struct{}
 
 	// life ends the node's own goroutines; background joins them.
 	life       context.Context
@@ -64,7 +67,7 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: full, health: newHealthService()}
+	n := &Node{cfg: full, health: newHealthService(), bookChanged: make(chan struct{}, 1)}
 	n.metrics = newMetrics(n)
 	return n, nil
 }
@@ -88,6 +91,7 @@ func (n *Node) Run(ctx context.Context) (failed error) {
 	n.life = life
 	defer n.background.Wait()
 	defer end()
+	n.background.Go(n.keepBook)
 	return n.serve(ctx)
 }
 
@@ -101,9 +105,54 @@ func (n *Node) openIdentity() error {
 	if err := id.save(n.cfg.FS, n.cfg.DataDir); err != nil {
 		return err
 	}
-	n.identity = id
-	n.book = newAddressBook(id.Book, n.saveBook)
+	n.identity.Store(id)
+	n.book = newAddressBook(n.NodeID(), id.Book, func() {
+		select {
+		case n.bookChanged <- struct{}{}:
+		default: // whoever takes the token that is there sees this change too
+		}
+	})
 	return nil
+}
+
+// changeIdentity saves a changed copy of the identity, and only then makes it the one that counts: what failed to
+// reach the disk is not acted upon.
+func (n *Node) changeIdentity(change func(*identity) error) error {
+	n.saving.Lock()
+	defer n.saving.Unlock()
+	next := *n.identity.Load()
+	if err := change(&next); err != nil {
+		return err
+	}
+	if err := next.save(n.cfg.FS, n.cfg.DataDir); err != nil {
+		return err
+	}
+	n.identity.Store(&next)
+	return nil
+}
+
+// keepBook is the goroutine that saves the address book, so that a restarted node finds the others. It ends with the
+// node's life, after a last save.
+func (n *Node) keepBook() {
+	for {
+		select {
+		case <-n.bookChanged:
+			n.saveBook()
+		case <-n.life.Done():
+			n.saveBook()
+			return
+		}
+	}
+}
+
+func (n *Node) saveBook() {
+	newest := n.book.snapshot()
+	if maps.Equal(newest, n.identity.Load().Book) {
+		return
+	}
+	if err := n.changeIdentity(func(id *identity) error { id.Book = newest; return nil }); err != nil {
+		n.cfg.Logger.Error("addresses not saved", "error", err)
+	}
 }
 
 // serve listens, starts what the identity says, waits for ctx, and drains.
@@ -117,7 +166,7 @@ func (n *Node) serve(ctx context.Context) (failed error) {
 		advertised = listener.Addr().String()
 	}
 	n.advertised.Store(&advertised)
-	n.book.learn(n.NodeID(), advertised, n.Incarnation())
+	n.book.setSelf(advertised, n.Incarnation())
 	if n.transport, err = n.newTransport(); err != nil {
 		return errors.Join(err, listener.Close())
 	}
@@ -160,6 +209,7 @@ func (n *Node) newTransport() (*transport.Transport, error) {
 		Address:     n.advertisedAddress,
 		Incarnation: n.Incarnation(),
 		Resolve:     n.book.address,
+		Known:       n.book.isMember,
 		Learned: func(hs *ostrakapb.Handshake) {
 			n.book.learn(shard.NodeID(hs.GetNodeId()), hs.GetAddress(), hs.GetIncarnation())
 		},
@@ -204,22 +254,22 @@ func (n *Node) startHTTP() (func(), error) {
 	return func() { s.Close() }, nil
 }
 
-// resume starts the node where its identity left off.
+// resume starts the node where its identity left off. One that is adopting stays so: whether every other node holds
+// the plan too, only a bootstrap can tell.
 func (n *Node) resume() error {
-	n.mu.Lock()
-	plan, err := n.identity.plan()
-	n.mu.Unlock()
-	switch {
-	case err != nil:
-		return err
-	case plan == nil:
+	n.adoption.Lock()
+	defer n.adoption.Unlock()
+	id := n.identity.Load()
+	switch id.Phase {
+	case phaseBlank:
 		n.cfg.Logger.Info("this node belongs to no cluster yet: name it in `ostraka cluster bootstrap --nodes ID=ADDRESS,…`",
 			"id", n.cfg.ID, "address", n.advertisedAddress())
 		return nil
+	case phaseAdopting:
+		n.cfg.Logger.Warn(errBootstrapUnfinished.Error(), "cluster", id.ClusterID)
+		return n.meetPlanned(id.plan)
 	}
-	n.adoption.Lock()
-	defer n.adoption.Unlock()
-	return n.join(plan)
+	return n.join(id.plan)
 }
 
 // drain hands leaderships over and lets running calls end, both within DrainTimeout. Once this node leads
@@ -258,35 +308,20 @@ func (n *Node) closeMembership() error {
 	if m == nil {
 		return nil
 	}
-	return errors.Join(m.host.Close(), m.storage.Close())
-}
-
-// saveBook persists the addresses, so that a restarted node finds the others.
-func (n *Node) saveBook() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.identity.Book = n.book.snapshot()
-	if err := n.identity.save(n.cfg.FS, n.cfg.DataDir); err != nil {
-		n.cfg.Logger.Error("addresses not saved", "error", err)
-	}
+	return m.close()
 }
 
 // NodeID returns this node's id.
 func (n *Node) NodeID() shard.NodeID { return shard.NodeID(n.cfg.ID) }
 
 // Incarnation counts this node's starts, from 1. Constant while Run runs.
-func (n *Node) Incarnation() uint64 {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.identity.Incarnation
-}
+func (n *Node) Incarnation() uint64 { return n.identity.Load().Incarnation }
 
 // ClusterID returns the cluster's id; empty while the node is blank.
-func (n *Node) ClusterID() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.identity.ClusterID
-}
+func (n *Node) ClusterID() string { return n.identity.Load().ClusterID }
+
+// Adopting reports whether the node holds the plan of a bootstrap that was not finished.
+func (n *Node) Adopting() bool { return n.identity.Load().Phase == phaseAdopting }
 
 // Host returns what runs this node's replicas; nil while the node is blank or starting.
 func (n *Node) Host() *raftfsm.Host {

@@ -20,6 +20,8 @@ type nodeView interface {
 	Map() *shard.Map
 	// ClusterID is empty while the node is blank.
 	ClusterID() string
+	// Adopting: the node holds a plan, but its bootstrap was not finished, so that nothing runs here.
+	Adopting() bool
 	Draining() bool
 	NodeID() shard.NodeID
 	// Address is where a node listens, as far as this one knows.
@@ -30,6 +32,17 @@ type nodeView interface {
 	FormatLevel() uint32
 	Incarnation() uint64
 	Limits() Limits
+}
+
+// whyNoMap is the reason for which a node without a map takes no calls.
+func whyNoMap(node nodeView) error {
+	switch {
+	case node.ClusterID() == "":
+		return errNotBootstrapped
+	case node.Adopting():
+		return errBootstrapUnfinished
+	}
+	return errStarting
 }
 
 // replicaSet is where the services find the node's replicas.

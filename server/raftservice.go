@@ -29,28 +29,22 @@ func (s *raftService) InstallSnapshot(stream ostrakapb.Raft_InstallSnapshotServe
 	return s.Transport.InstallSnapshot(stream)
 }
 
-// Hello implements ostrakapb.RaftServer. Anyone may ask; only a node of the same cluster is believed.
+// Hello implements ostrakapb.RaftServer. Anyone may ask; only a member of the same cluster is believed.
 func (s *raftService) Hello(_ context.Context, from *ostrakapb.Handshake) (*ostrakapb.HelloResponse, error) {
 	if from.GetClusterId() != "" && from.GetClusterId() == s.node.ClusterID() {
 		s.node.book.learn(shard.NodeID(from.GetNodeId()), from.GetAddress(), from.GetIncarnation())
 	}
-	answer, err := s.node.helloAnswer()
-	return answer, err
+	return s.node.helloAnswer(), nil
 }
 
 // helloAnswer is what this node tells of itself.
-func (n *Node) helloAnswer() (*ostrakapb.HelloResponse, error) {
-	n.mu.Lock()
-	plan, err := n.identity.plan()
-	n.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	answer := &ostrakapb.HelloResponse{Self: n.handshake(""), Plan: plan}
+func (n *Node) helloAnswer() *ostrakapb.HelloResponse {
+	id := n.identity.Load()
+	answer := &ostrakapb.HelloResponse{Self: n.handshake(""), Plan: id.plan, Phase: id.Phase.message()}
 	for id, e := range n.book.snapshot() {
 		answer.Nodes = append(answer.Nodes, &ostrakapb.MapNode{Id: string(id), Address: e.Address, Incarnation: e.Incarnation})
 	}
-	return answer, nil
+	return answer
 }
 
 // Adopt implements ostrakapb.RaftServer.
@@ -58,7 +52,7 @@ func (s *raftService) Adopt(_ context.Context, req *ostrakapb.AdoptRequest) (*os
 	if target := req.GetFrom().GetTargetNodeId(); target != s.node.cfg.ID {
 		return nil, fmt.Errorf("%w: meant for node %q", transport.ErrWrongNode, target)
 	}
-	already, err := s.node.adopt(req.GetPlan())
+	already, err := s.node.adopt(req.GetPlan(), req.GetStart())
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +65,7 @@ func (s *raftService) Announce(ctx context.Context, from *ostrakapb.Handshake) (
 	if part == nil || from.GetClusterId() != part.clusterID {
 		return nil, transport.ErrWrongCluster
 	}
-	if err := checkAddress("address", from.GetAddress()); err != nil {
+	if err := s.node.checkAnnounced(from); err != nil {
 		return nil, err
 	}
 	epoch, err := part.meta.SetNode(ctx, shard.NodeID(from.GetNodeId()), from.GetAddress(), from.GetIncarnation())
@@ -82,4 +76,23 @@ func (s *raftService) Announce(ctx context.Context, from *ostrakapb.Handshake) (
 		return nil, err
 	}
 	return &ostrakapb.AnnounceResponse{Accepted: true, Epoch: uint64(epoch)}, nil
+}
+
+// checkAnnounced judges what the whole cluster would come to believe as strictly as the address book does what this
+// node would.
+func (n *Node) checkAnnounced(from *ostrakapb.Handshake) error {
+	if err := checkReachable("address", from.GetAddress()); err != nil {
+		return err
+	}
+	id := shard.NodeID(from.GetNodeId())
+	known, member := n.Map().Node(id)
+	switch {
+	case !member:
+		return fmt.Errorf("%w: %q", transport.ErrStranger, id)
+	case id == n.NodeID():
+		return fmt.Errorf("%w: only node %s itself says where it listens", transport.ErrWrongNode, id)
+	case !plausible(from.GetIncarnation(), known.Incarnation):
+		return fmt.Errorf("%w: node %s claims to be in start %d after %d", errIncarnationLeap, id, from.GetIncarnation(), known.Incarnation)
+	}
+	return nil
 }

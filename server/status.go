@@ -49,6 +49,7 @@ var statusTable = []statusRow{
 	{is: errPanicked, code: codes.Internal, reason: ostrakapb.Reason_REASON_UNSPECIFIED, outcome: outcomeUnknown},
 
 	{is: errNotBootstrapped, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_NOT_BOOTSTRAPPED, outcome: notDone},
+	{is: errBootstrapUnfinished, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_NOT_BOOTSTRAPPED, outcome: notDone},
 	{is: errStarting, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_NO_LEADER, outcome: notDone, retryAfter: electionPause},
 	{is: errAnswerFull, code: codes.ResourceExhausted, reason: ostrakapb.Reason_REASON_OVERLOADED, outcome: notDone, retryAfter: time.Millisecond},
 
@@ -76,8 +77,9 @@ var statusTable = []statusRow{
 	{is: ErrNodeUnreachable, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_UNSPECIFIED, outcome: notDone},
 	{is: ErrConfig, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_INVALID, outcome: notDone, field: "address"},
 	{is: transport.ErrWrongCluster, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_WRONG_CLUSTER, outcome: notDone},
-	{is: transport.ErrStranger, code: codes.PermissionDenied, reason: ostrakapb.Reason_REASON_WRONG_CLUSTER, outcome: notDone},
+	{is: transport.ErrStranger, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_WRONG_CLUSTER, outcome: notDone},
 	{is: transport.ErrWrongNode, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_WRONG_CLUSTER, outcome: notDone},
+	{is: errIncarnationLeap, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_INVALID, outcome: notDone, field: "incarnation"},
 	{is: transport.ErrFormat, code: codes.Unimplemented, reason: ostrakapb.Reason_REASON_UNSUPPORTED, outcome: notDone},
 	{is: transport.ErrMalformed, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_INVALID, outcome: notDone, field: "frame"},
 	{is: transport.ErrOldIncarnation, code: codes.Aborted, reason: ostrakapb.Reason_REASON_UNSPECIFIED, outcome: notDone},
