@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -56,7 +57,7 @@ func (b *boltBackend) openRecords(path string) (*boltRecords, error) {
 
 // openStore opens a bolt file and makes its name durable, which bolt doesn't.
 func (b *boltBackend) openStore(path string) (store *raftboltdb.BoltStore, err error) {
-	defer recoverDamage(path, &err)
+	defer guardDamage(path, &err)()
 	store, err = raftboltdb.New(raftboltdb.Options{
 		Path:        path,
 		NoSync:      b.noSync,
@@ -113,7 +114,7 @@ type boltEntries struct {
 // GetLog implements entryStore. bolt checks nothing that it reads, so an entry at least must say that it is
 // the one asked for.
 func (e *boltEntries) GetLog(index uint64, entry *raft.Log) (err error) {
-	defer recoverDamage(e.path, &err)
+	defer guardDamage(e.path, &err)()
 	var found raft.Log
 	if err := e.BoltStore.GetLog(index, &found); err != nil {
 		if errors.Is(err, raft.ErrLogNotFound) {
@@ -137,7 +138,7 @@ type boltRecords struct {
 func (r *boltRecords) name() string { return r.path }
 
 func (r *boltRecords) get(key string) (value []byte, err error) {
-	defer recoverDamage(r.path, &err)
+	defer guardDamage(r.path, &err)()
 	value, err = r.store.Get([]byte(key))
 	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
 		return nil, nil
@@ -147,10 +148,15 @@ func (r *boltRecords) get(key string) (value []byte, err error) {
 
 func (r *boltRecords) set(key string, value []byte) error { return r.store.Set([]byte(key), value) }
 
-// recoverDamage turns a panic into an error that names the file: bolt asserts what it finds in its pages, and
-// rot is no reason to die without a word about where.
-func recoverDamage(path string, err *error) {
-	if p := recover(); p != nil {
-		*err = fmt.Errorf("%w: %s: %v", ErrLogDamaged, path, p)
+// guardDamage turns a panic, or a fault, into an error that names the file: bolt asserts what it finds in its pages
+// and follows what they say into its memory map, and rot is no reason to die without a word about where. Defer what
+// it returns.
+func guardDamage(path string, err *error) func() {
+	faults := debug.SetPanicOnFault(true) // this goroutine's
+	return func() {
+		debug.SetPanicOnFault(faults)
+		if p := recover(); p != nil {
+			*err = fmt.Errorf("%w: %s: %v", ErrLogDamaged, path, p)
+		}
 	}
 }
