@@ -6,6 +6,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/ostraka-db/ostraka/raftfsm/storage"
 	"github.com/ostraka-db/ostraka/shard"
 )
 
@@ -50,6 +51,18 @@ func (e *NotLeaderError) Error() string {
 
 // Is makes errors.Is(err, ErrNotLeader) true.
 func (e *NotLeaderError) Is(target error) bool { return target == ErrNotLeader }
+
+// MustBeReplaced reports whether an error of StartGroup or StartMeta says that the replica lost something it may have
+// vouched for, or can't tell: it must not run again under its id. Its peers have what it had.
+func MustBeReplaced(err error) bool {
+	for _, lost := range []error{storage.ErrReplicaBehind, storage.ErrVoteRecordDamaged, storage.ErrVoteLost, storage.ErrLogGap,
+		storage.ErrLogDamaged, storage.ErrSnapshotDamaged, storage.ErrReplicaRemoved} {
+		if errors.Is(err, lost) {
+			return true
+		}
+	}
+	return false
+}
 
 // notDone reports whether raft refused an entry before it could reach any log but by a later call.
 // Everything else that Apply's future returns leaves the outcome open: leadership lost, aborted by a restore,
