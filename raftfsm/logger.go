@@ -23,6 +23,12 @@ var ofPeer = map[string]bool{
 	"failed to make requestVote RPC": true, "failed to make requestPreVote RPC": true,
 }
 
+// routine is what raft warns of in every election, planned ones and a cluster's first included.
+var routine = map[string]bool{
+	"heartbeat timeout reached, starting election": true, "rejecting pre-vote request since we have a leader": true,
+	"rejecting vote request since we have a leader": true, "Election timeout reached, restarting election": true,
+}
+
 // slogSink implements hclog.SinkAdapter.
 type slogSink struct{ to *slog.Logger }
 
@@ -30,6 +36,8 @@ func (s slogSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 	severity := slog.LevelDebug
 	switch {
 	case ofPeer[msg]:
+	case routine[msg]:
+		severity = slog.LevelInfo
 	case level >= hclog.Error:
 		severity = slog.LevelError
 	case level == hclog.Warn:

@@ -27,7 +27,7 @@ var (
 const (
 	// DefaultShards is how many shards a cluster is cut into unless told otherwise: see
 	// docs/decisions/0004-default-shards.md for the measurement.
-	DefaultShards = 4
+	DefaultShards = 3
 	// DefaultReplicas is how many copies of a shard there are unless told otherwise or the nodes are fewer.
 	DefaultReplicas = 3
 )

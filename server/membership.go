@@ -92,7 +92,13 @@ func (n *Node) startReplicas(part *membership, plan *ostrakapb.BootstrapPlan) er
 		if !ok {
 			continue
 		}
-		if _, err := part.host.StartGroup(raftfsm.GroupSpec{Shard: s.ID, Replica: r.ID, Ranges: s.Ranges}); err != nil {
+		_, err := part.host.StartGroup(raftfsm.GroupSpec{Shard: s.ID, Replica: r.ID, Ranges: s.Ranges})
+		switch {
+		case raftfsm.MustBeReplaced(err):
+			// The others of its shard go on without it, and this node's other replicas with them.
+			n.cfg.Logger.Error("a replica lost data that it may have vouched for; it stays stopped and must be replaced",
+				"shard", s.ID, "replica", r.ID, "error", err)
+		case err != nil:
 			return err
 		}
 	}

@@ -217,6 +217,57 @@ func TestBootstrap(t *testing.T) {
 	}
 }
 
+// A replica whose log is gone stays stopped, and the node's other replicas run; a node whose whole directory is gone is
+// not bootstrapped again under its old ids. Either would vote, having forgotten what it acknowledged.
+func TestLostDataDoesNotVote(t *testing.T) {
+	c := startCluster(t, cluster.Options{})
+	cl := connect(t, c)
+	ctx := testContext(t)
+	if _, err := cl.Set(ctx, []byte("k"), []byte("v")); err != nil {
+		t.Fatal(err)
+	}
+	lame, wiped := c.Nodes()[0], c.Nodes()[1]
+	kill(t, lame)
+	logs, err := filepath.Glob(filepath.Join(lame.DataDir, "wal", "shard-1-*"))
+	if err != nil || len(logs) != 1 {
+		t.Fatalf("%v, %v", logs, err)
+	}
+	if err := os.Remove(logs[0]); err != nil {
+		t.Fatal(err)
+	}
+	restart(t, lame)
+	s := await(t, c, func(s *client.Status) bool {
+		running := 0
+		for _, sh := range s.Shards {
+			for _, r := range sh.Replicas {
+				if r.Node == lame.ID && (r.Role == "follower" || r.Role == "leader") {
+					running++
+				}
+			}
+		}
+		return cluster.Led(s) && running == len(s.Shards)-1
+	})
+	for _, r := range s.Shards[0].Replicas {
+		if r.Node == lame.ID && (r.Role == "follower" || r.Role == "leader" || r.Role == "candidate") {
+			t.Errorf("shard 1 on %s is a %s", r.Node, r.Role)
+		}
+	}
+
+	kill(t, wiped)
+	if err := os.RemoveAll(wiped.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	restart(t, wiped)
+	var nodes []string
+	for _, p := range c.Nodes() {
+		nodes = append(nodes, p.ID+"="+p.Address)
+	}
+	status, _, stderr := ostraka(t, "", "cluster", "bootstrap", "--nodes", strings.Join(nodes, ","), "--timeout", "5s")
+	if status != 1 || !strings.Contains(stderr, wiped.ID) {
+		t.Errorf("bootstrap of a wiped node: status %d, %q", status, stderr)
+	}
+}
+
 // A bootstrap whose coordinator is killed at any moment is finished by running it again.
 func TestBootstrapCutOff(t *testing.T) {
 	for _, after := range []time.Duration{0, 3 * time.Millisecond, 10 * time.Millisecond, 30 * time.Millisecond} {
