@@ -15,6 +15,7 @@ import (
 
 	"github.com/ostraka-db/ostraka/raftfsm"
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
+	"github.com/ostraka-db/ostraka/raftfsm/storage"
 )
 
 // ErrConfig is wrapped by every complaint about a Config; the message names the field.
@@ -51,10 +52,15 @@ type Config struct {
 	// process; the default logs and exits with status 1.
 	Fatal func(error)
 
-	// Clock, FS and Dial are injected by tests and simulation. Defaults: the system's.
+	// The rest is injected by tests and simulation, so that whole clusters run in one process and in virtual time.
+	// Defaults: the system's.
 	Clock raftfsm.Clock
 	FS    disk.FS
-	Dial  func(ctx context.Context, address string) (net.Conn, error)
+	// Memory, where set, holds logs, terms and votes instead of files. Nothing locks the data directory then.
+	Memory *storage.Memory
+	Dial   func(ctx context.Context, address string) (net.Conn, error)
+	// Bind listens on Listen and HTTPListen.
+	Bind func(address string) (net.Listener, error)
 }
 
 var nodeIDPattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
@@ -152,6 +158,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.FS == nil {
 		c.FS = disk.OS{}
+	}
+	if c.Bind == nil {
+		c.Bind = func(address string) (net.Listener, error) { return net.Listen("tcp", address) }
 	}
 	if c.Dial == nil {
 		var d net.Dialer

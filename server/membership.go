@@ -31,7 +31,8 @@ func (n *Node) openMembership(plan *ostrakapb.BootstrapPlan) (*membership, error
 	if err != nil {
 		return nil, err
 	}
-	disks, err := storage.Open(storage.Config{Dir: n.cfg.DataDir, FS: n.cfg.FS, Fatal: n.cfg.Fatal, Logger: n.cfg.Logger, StallMax: diskStallMax})
+	disks, err := storage.Open(storage.Config{Dir: n.cfg.DataDir, FS: n.cfg.FS, Memory: n.cfg.Memory, Fatal: n.cfg.Fatal,
+		Logger: n.cfg.Logger, StallMax: diskStallMax})
 	if err != nil {
 		return nil, err
 	}

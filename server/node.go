@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"path/filepath"
 	"sync"
@@ -78,11 +77,13 @@ func (n *Node) Run(ctx context.Context) (failed error) {
 	if err := disk.MkdirAll(n.cfg.FS, n.cfg.DataDir); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	lock, err := disk.Lock(filepath.Join(n.cfg.DataDir, "lock"))
-	if err != nil {
-		return fmt.Errorf("data directory %s: %w", n.cfg.DataDir, err)
+	if n.cfg.Memory == nil {
+		lock, err := disk.Lock(filepath.Join(n.cfg.DataDir, "lock"))
+		if err != nil {
+			return fmt.Errorf("data directory %s: %w", n.cfg.DataDir, err)
+		}
+		defer func() { failed = errors.Join(failed, lock.Unlock()) }()
 	}
-	defer func() { failed = errors.Join(failed, lock.Unlock()) }()
 	if err := n.openIdentity(); err != nil {
 		return err
 	}
@@ -157,7 +158,7 @@ func (n *Node) saveBook() {
 
 // serve listens, starts what the identity says, waits for ctx, and drains.
 func (n *Node) serve(ctx context.Context) (failed error) {
-	listener, err := net.Listen("tcp", n.cfg.Listen)
+	listener, err := n.cfg.Bind(n.cfg.Listen)
 	if err != nil {
 		return explainListen("listen", err)
 	}
@@ -241,7 +242,7 @@ func (n *Node) startHTTP() (func(), error) {
 	if n.cfg.HTTPListen == "" {
 		return func() {}, nil
 	}
-	listener, err := net.Listen("tcp", n.cfg.HTTPListen)
+	listener, err := n.cfg.Bind(n.cfg.HTTPListen)
 	if err != nil {
 		return nil, explainListen("http-listen", err)
 	}
