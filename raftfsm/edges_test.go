@@ -6,8 +6,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
 	"github.com/ostraka-db/ostraka/raftfsm/storage"
+	"github.com/ostraka-db/ostraka/raftfsm/transport"
 	"github.com/ostraka-db/ostraka/shard"
 )
 
@@ -86,5 +89,30 @@ func TestBalanceAfterAnOutage(t *testing.T) {
 			}
 		}
 		preferred.mustSet(1, "k", "w")
+	})
+}
+
+// The flag of raft#696 outlives a term: a leader elected with it never gets past its barrier, so nobody proposes
+// anything that could be refused. Its barrier's refusal must count for the watchdog.
+func TestRefusedBarrierIsNoted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, 3, 1, nil)
+		lead, target := c.leader(1), c.follower(1)
+		c.isolate(target.id)
+		time.Sleep(200 * time.Millisecond)
+		lead.mustSet(1, "k", "something that the target lacks")
+		l := lead.group(1).replica.current.Load()
+		id := c.replicaOn(1, target.id)
+		transfer := l.raft.LeadershipTransferToServer(transport.ServerID(id), transport.Address(target.id, id))
+		synctest.Wait() // raft refuses entries until it has given the transfer up
+		if err := l.becomeReady(); !errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+			t.Fatalf("the barrier was not refused: %v", err)
+		}
+		if l.refusing.Load() == 0 {
+			t.Error("the watchdog does not hear of it")
+		}
+		if err := transfer.Error(); err == nil {
+			t.Error("the transfer succeeded")
+		}
 	})
 }
