@@ -73,7 +73,8 @@ type ConfigError struct{ Field, Message string }
 
 func (e *ConfigError) Error() string { return fmt.Sprintf("bench: %s: %s", e.Field, e.Message) }
 
-func (c *Config) validate() error {
+// Validate returns a *ConfigError for the first field that cannot be, as Run would.
+func (c *Config) Validate() error {
 	rules := []struct {
 		bad            bool
 		field, message string
@@ -146,7 +147,7 @@ type Latency struct {
 // returns what was measured until then, and ctx's error. A failed preload is an error; failed calls of the
 // measurement are counted in the result.
 func Run(ctx context.Context, cfg Config, target Target) (Result, error) {
-	if err := cfg.validate(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return Result{}, err
 	}
 	if cfg.Preload {

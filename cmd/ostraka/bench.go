@@ -55,6 +55,9 @@ Keys are hexadecimal numbers and stay in the cluster. Where reads are part of th
 }
 
 func (a *app) bench(ctx context.Context, c connection, cfg bench.Config, stale, asJSON bool) error {
+	if err := cfg.Validate(); err != nil { // before anything is asked of a cluster
+		return err
+	}
 	cl, err := client.New(ctx, c.endpoints, client.WithTimeout(c.timeout))
 	if err != nil {
 		return err
