@@ -2,7 +2,6 @@ package transport
 
 import (
 	"fmt"
-	"sync/atomic"
 
 	"google.golang.org/grpc"
 
@@ -36,7 +35,7 @@ func (t *Transport) Exchange(stream grpc.BidiStreamingServer[ostrakapb.Frame, os
 	if err != nil {
 		return err
 	}
-	accepted := newPipe(t, p, stream, new(atomic.Bool), false)
+	accepted := newPipe(t, p, stream, newLastHeard(), false)
 	accepted.handle = accepted.route
 	if err := p.accept(accepted, hs.Incarnation); err != nil {
 		return err

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/backoff"
@@ -158,7 +157,7 @@ func (l *link) serve() error {
 	if err != nil {
 		return err
 	}
-	heard := new(atomic.Bool)
+	heard := newLastHeard()
 	conn, err := l.t.connect(func(ctx context.Context) (net.Conn, error) {
 		conn, err := l.t.cfg.Dial(ctx, address)
 		return hearingConn{conn, heard}, err

@@ -16,18 +16,18 @@ import (
 // ErrSilent: nothing came from the peer for too long, not even an answer to an empty frame.
 var ErrSilent = errors.New("transport: the node has fallen silent")
 
-// quietPulsesMax beats of Config.Pulse without a byte end a stream at the dialing end. A partition that swallows packets
+// quietPulsesMax times Config.Pulse without a byte end a stream at the dialing end, at the next beat. A partition that swallows packets
 // is noticed by this, long before TCP gives up. Bytes count, not frames: while a huge entry crawls to the peer, all that
 // comes back is HTTP/2's flow control.
 const quietPulsesMax = 3
 
-// quietMax is how many beats without a frame the accepting end allows. It sees no bytes, so it waits as long as the
-// peer would for the answer to a single huge append, and the beats on top.
-func (p *pipe) quietMax() int {
+// quietMax is how long a silence this end bears. The accepting end sees frames and no bytes, so it waits as long as
+// the peer would for the answer to a single huge append, and the beats on top.
+func (p *pipe) quietMax() time.Duration {
 	if p.dialing {
-		return quietPulsesMax
+		return quietPulsesMax * p.t.cfg.Pulse
 	}
-	return quietPulsesMax + int(p.t.cfg.AppendTimeout/p.t.cfg.Pulse)
+	return quietPulsesMax*p.t.cfg.Pulse + p.t.cfg.AppendTimeout
 }
 
 // frames is one end of an Exchange stream; gRPC's client and server types both are.
@@ -50,28 +50,43 @@ type pipe struct {
 	handle func(*ostrakapb.Envelope)
 	outbox *outbox
 
-	heard *atomic.Bool // something came since the last beat
+	heard *lastHeard
 
 	done chan struct{} // closed by fail
 	once sync.Once
 	err  error // why it ended; constant once done is closed
 }
 
-// newPipe's heard is set at each frame, and by whoever else hears of the peer.
-func newPipe(t *Transport, p *peer, stream frames, heard *atomic.Bool, dialing bool) *pipe {
+// newPipe's heard is touched at each frame, and by whoever else hears of the peer.
+func newPipe(t *Transport, p *peer, stream frames, heard *lastHeard, dialing bool) *pipe {
 	return &pipe{t: t, peer: p, stream: stream, dialing: dialing, heard: heard, outbox: newOutbox(&t.cfg), done: make(chan struct{})}
+}
+
+// lastHeard is when something last came from a peer. It is a time and not a mark that each beat takes back: with
+// marks, a byte right after a beat bought the silence behind it one beat more than one right before it.
+type lastHeard struct {
+	origin time.Time    // times are counted from here, by the monotonic clock
+	since  atomic.Int64 // nanoseconds after origin
+}
+
+func newLastHeard() *lastHeard { return &lastHeard{origin: time.Now()} }
+
+func (h *lastHeard) touch() { h.since.Store(int64(time.Since(h.origin))) }
+
+func (h *lastHeard) silence() time.Duration {
+	return time.Since(h.origin) - time.Duration(h.since.Load())
 }
 
 // hearingConn notes that bytes have come.
 type hearingConn struct {
 	net.Conn
-	heard *atomic.Bool
+	heard *lastHeard
 }
 
 func (c hearingConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
-		c.heard.Store(true)
+		c.heard.touch()
 	}
 	return n, err
 }
@@ -103,7 +118,6 @@ func (p *pipe) run() error {
 func (p *pipe) watch() {
 	pulse := time.NewTicker(p.t.cfg.Pulse)
 	defer pulse.Stop()
-	quiet := 0
 	for {
 		select {
 		case <-p.done:
@@ -113,15 +127,12 @@ func (p *pipe) watch() {
 			return
 		case <-pulse.C:
 		}
-		if p.heard.Swap(false) {
-			quiet = 0
-			continue
-		}
-		if quiet++; quiet >= p.quietMax() {
+		silence := p.heard.silence()
+		if silence >= p.quietMax() {
 			p.fail(fmt.Errorf("%w: %q", ErrSilent, p.peer.node))
 			return
 		}
-		if p.dialing {
+		if p.dialing && silence >= p.t.cfg.Pulse {
 			p.outbox.ping()
 		}
 	}
@@ -148,7 +159,7 @@ func (p *pipe) receive() {
 			p.fail(err)
 			return
 		}
-		p.heard.Store(true)
+		p.heard.touch()
 		received.frames.Add(1)
 		if len(frame.Envelopes) == 0 && !p.dialing {
 			p.outbox.ping()
