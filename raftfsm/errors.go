@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/ostraka-db/ostraka/raftfsm/storage"
 	"github.com/ostraka-db/ostraka/shard"
 )
@@ -62,12 +60,4 @@ func MustBeReplaced(err error) bool {
 		}
 	}
 	return false
-}
-
-// notDone reports whether raft refused an entry before it could reach any log but by a later call.
-// Everything else that Apply's future returns leaves the outcome open: leadership lost, aborted by a restore,
-// shutdown and any error of the log store (raft.md "Errors").
-func notDone(err error) bool {
-	return errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrEnqueueTimeout) ||
-		errors.Is(err, raft.ErrLeadershipTransferInProgress)
 }

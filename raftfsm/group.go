@@ -61,9 +61,6 @@ func newGroup(h *Host, spec GroupSpec) *Group {
 // Shard returns the group's shard.
 func (g *Group) Shard() shard.ID { return g.spec.Shard }
 
-// Replica returns this replica's id.
-func (g *Group) Replica() shard.ReplicaID { return g.spec.Replica }
-
 // life returns the current raft instance and its machine; ErrStopped when the group is closed or restarting.
 func (g *Group) life() (*life, *shardMachine, error) {
 	l := g.replica.current.Load()
@@ -201,9 +198,7 @@ func (g *Group) TransferLeadership(node shard.NodeID) error {
 	return fmt.Errorf("%w: %s holds no voter of shard %d", ErrNotLeader, node, g.spec.Shard)
 }
 
-// HandOver gives the lead to any other reachable voter, if this replica leads. A group with one voter keeps it.
-func (g *Group) HandOver() error { return g.replica.handOver() }
-
+// handOver gives the lead to any other voter that has caught up, if this replica leads. A group with one voter keeps it.
 func (r *replica) handOver() error {
 	l := r.current.Load()
 	if l == nil || !l.isLeader() {
@@ -255,7 +250,7 @@ type Status struct {
 	Snapshot uint64 // index of the newest; 0: none
 	Voter    bool
 	Restarts uint32
-	// Store is zero for the meta group.
+	// What the store holds; zero for the meta group.
 	Keys, Bytes, Expiring uint64
 	Checksum              uint64
 	Version               store.Version
@@ -268,7 +263,7 @@ func (g *Group) Status() Status {
 		st := m.store.Load()
 		stats := st.Stats()
 		s.Keys, s.Bytes, s.Expiring = uint64(stats.Keys), uint64(stats.Bytes), uint64(stats.Expiring)
-		s.Checksum, s.Version = st.Checksum(), st.Version()
+		s.Checksum, s.Version = stats.Checksum, st.Version()
 	}
 	return s
 }

@@ -384,7 +384,7 @@ func TestReadAfterElections(t *testing.T) {
 		for i := range 8 {
 			lead := c.leader(1)
 			lead.mustSet(1, "k", fmt.Sprint(i))
-			if err := lead.group(1).HandOver(); err != nil {
+			if err := lead.group(1).replica.handOver(); err != nil {
 				t.Fatal(err)
 			}
 			next := c.leader(1, lead.id)

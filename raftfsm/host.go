@@ -133,7 +133,7 @@ func (h *Host) AnswerConfirm(items []transport.ConfirmItem) []bool {
 // HandOver gives every leadership of this node to another voter, a few at a time, until the context ends.
 func (h *Host) HandOver(ctx context.Context) error {
 	const parallel = 8
-	h.scheduler.pauseBalancing()
+	h.scheduler.stopBalancing()
 	places := make(chan struct{}, parallel)
 	var wg sync.WaitGroup
 	var mu sync.Mutex

@@ -298,14 +298,16 @@ func (f *flight) answer(with proposed) {
 	}
 }
 
-// applyError sorts raft's answer to an entry into the two kinds of failure.
+// applyError sorts raft's answer to an entry into the two kinds of failure. The first three are refusals before the
+// entry could reach any log. Everything else leaves the outcome open: leadership lost, aborted by a restore, shutdown,
+// and any error of the log store (raft.md "Errors").
 func applyError(err error) error {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader):
 		return fmt.Errorf("%w: %w", ErrNotLeader, err)
 	case errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return fmt.Errorf("%w: %w", ErrNotReady, err)
-	case notDone(err):
+	case errors.Is(err, raft.ErrEnqueueTimeout):
 		return fmt.Errorf("%w: %w", ErrOverloaded, err)
 	}
 	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)

@@ -69,7 +69,8 @@ func (s *scheduler) close() {
 	s.jobs.Wait()
 }
 
-func (s *scheduler) pauseBalancing() { s.balancing.Store(false) }
+// stopBalancing is for a node that is about to hand everything over.
+func (s *scheduler) stopBalancing() { s.balancing.Store(false) }
 
 // snapshots cuts the logs that have grown enough.
 func (s *scheduler) snapshots() {
@@ -85,7 +86,7 @@ func (s *scheduler) snapshots() {
 			s.snapshotAt[r] = 0
 		}
 		want := s.host.cfg.Snapshots
-		if appended-s.snapshotAt[r] < want.LogBytes && l.raft.LastIndex()-l.snapshotIndex() < want.LogEntries {
+		if appended-s.snapshotAt[r] < want.LogBytes && l.raft.LastIndex() < l.snapshotIndex()+want.LogEntries {
 			continue
 		}
 		s.snapshotAt[r] = appended

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -90,7 +91,7 @@ func (n *Node) checkBootstrap(in *ostrakapb.BootstrapRequest) (*ostrakapb.Bootst
 	if req.Replicas == 0 {
 		req.Replicas = uint32(min(DefaultReplicas, len(req.GetNodes())))
 	}
-	slices.SortFunc(req.Nodes, func(a, b *ostrakapb.NodeSpec) int { return cmpString(a.GetId(), b.GetId()) })
+	slices.SortFunc(req.Nodes, func(a, b *ostrakapb.NodeSpec) int { return strings.Compare(a.GetId(), b.GetId()) })
 	named := false
 	addresses := make(map[string]string)
 	for i, spec := range req.GetNodes() {
@@ -120,16 +121,6 @@ func (n *Node) checkBootstrap(in *ostrakapb.BootstrapRequest) (*ostrakapb.Bootst
 		return refuse("%d replicas need as many nodes, %d are named", req.GetReplicas(), len(req.GetNodes()))
 	}
 	return req, nil
-}
-
-func cmpString(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // greetNamed says hello to every named node and returns their answers in the request's order.
