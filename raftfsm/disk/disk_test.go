@@ -72,6 +72,21 @@ func TestFS(t *testing.T) {
 				t.Fatalf("ReadAt past the end: %d, %v", n, err)
 			}
 			must(t, f.Sync())
+			must(t, f.Preallocate(20))
+			must(t, f.Preallocate(5)) // never shortens
+			if size, err := f.Size(); size != 20 || err != nil {
+				t.Fatalf("size %d, %v", size, err)
+			}
+			must(t, f.Close())
+			again, err := fsys.OpenWrite(at("a/b/one"))
+			must(t, err)
+			if n, err := again.WriteAt([]byte("W"), 7); n != 1 || err != nil {
+				t.Fatalf("WriteAt: %d, %v", n, err)
+			}
+			must(t, again.Datasync())
+			must(t, again.Close())
+			wantFile(t, fsys, at("a/b/one"), "hello, World\x00\x00\x00\x00\x00\x00\x00\x00")
+			f = write(t, fsys, at("a/b/one"), "hello, world")
 			must(t, f.Close())
 			if err := f.Close(); !errors.Is(err, fs.ErrClosed) {
 				t.Fatalf("second Close: %v", err)
@@ -110,6 +125,7 @@ func TestFS(t *testing.T) {
 			wantNone(t, fsys, at("a"))
 			for what, err := range map[string]error{
 				"Open":    errOf(fsys.Open(at("no"))),
+				"Write":   errOf(fsys.OpenWrite(at("no"))),
 				"Create":  errOf(fsys.Create(at("no/no"))),
 				"ReadDir": errOf(fsys.ReadDir(at("no"))),
 				"Rename":  fsys.Rename(at("no"), at("yes")),
@@ -147,6 +163,19 @@ func TestCrash(t *testing.T) {
 	wantFile(t, m.Crash(), "f", "one")
 	wantFile(t, m, "f", "one two")
 	must(t, f.Close())
+	over, err := m.OpenWrite("f")
+	must(t, err)
+	must(t, over.Datasync())
+	_, err = over.WriteAt([]byte("ONE"), 0)
+	must(t, err)
+	wantFile(t, m.Crash(), "f", "one two")
+	must(t, over.Datasync())
+	wantFile(t, m.Crash(), "f", "ONE two")
+	_, err = over.WriteAt([]byte("one"), 0)
+	must(t, err)
+	must(t, write(t, m, "f", "").Close()) // emptied, not synced
+	wantFile(t, m.Crash(), "f", "ONE two")
+	must(t, write(t, m, "f", "one").Sync())
 
 	g := write(t, m, "g", "synced contents, unsynced name")
 	must(t, g.Sync())

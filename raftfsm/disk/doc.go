@@ -12,5 +12,5 @@
 // last SyncDir. Both are needed: a synced file in an unsynced directory may be gone.
 //
 // Everything here may be called from any goroutine; a File belongs to one goroutine at a time, except for
-// ReadAt. Start reading at FS.
+// ReadAt, and except that one goroutine may sync while another writes. Start reading at FS.
 package disk

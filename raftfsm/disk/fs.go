@@ -15,6 +15,8 @@ type FS interface {
 	Create(path string) (File, error)
 	// Open opens the named file for reading.
 	Open(path string) (File, error)
+	// OpenWrite opens the named file, which must exist, for reading and writing, as it is.
+	OpenWrite(path string) (File, error)
 	// Rename moves a file, over an existing one too. It is atomic for whoever looks, and durable once the
 	// directories of both names were synced.
 	Rename(from, to string) error
@@ -31,14 +33,21 @@ type FS interface {
 	SyncDir(path string) error
 }
 
-// File is an open file. Reads and writes go through one offset, which starts at 0.
+// File is an open file. Read and Write go through one offset, which starts at 0; ReadAt and WriteAt leave it alone.
 type File interface {
 	io.Reader
 	io.ReaderAt
 	io.Writer
+	io.WriterAt
 	io.Closer
 	// Sync makes the contents durable, not the name.
 	Sync() error
+	// Datasync does that too, but may leave out what isn't needed to read them, such as times. It is the cheaper one where
+	// a file's length and its place on the disk don't change.
+	Datasync() error
+	// Preallocate makes the file at least so many bytes long and takes their place on the disk, where the filesystem can
+	// do that. What is added reads as zeros.
+	Preallocate(size int64) error
 	// Size returns the length in bytes.
 	Size() (int64, error)
 }

@@ -27,10 +27,16 @@ type memNode struct {
 
 	data        []byte
 	durableData []byte
+	// unsynced are the ranges of data written since the last sync, so that one costs what was written, not the file.
+	unsynced []byteRange
+	// emptied: the file was made empty since.
+	emptied bool
 
 	entries        map[string]*memNode
 	durableEntries map[string]*memNode
 }
+
+type byteRange struct{ from, to int } // [from, to)
 
 var _ FS = (*Mem)(nil)
 
@@ -86,7 +92,7 @@ func (m *Mem) Create(path string) (File, error) {
 	case n.dir:
 		return nil, pathError("create", path, errIsDir)
 	default:
-		n.data = nil
+		n.data, n.unsynced, n.emptied = nil, nil, true
 	}
 	return &memFile{fs: m, node: n, path: path, writable: true}, nil
 }
@@ -103,6 +109,16 @@ func (m *Mem) Open(path string) (File, error) {
 		return nil, pathError("open", path, errIsDir)
 	}
 	return &memFile{fs: m, node: n, path: path}, nil
+}
+
+// OpenWrite implements FS.
+func (m *Mem) OpenWrite(path string) (File, error) {
+	f, err := m.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	f.(*memFile).writable = true
+	return f, nil
 }
 
 // Rename implements FS, for files.
@@ -303,21 +319,51 @@ func (f *memFile) ReadAt(p []byte, at int64) (int, error) {
 }
 
 func (f *memFile) Write(p []byte) (int, error) {
+	n, err := f.WriteAt(p, f.offset)
+	f.offset += int64(n)
+	return n, err
+}
+
+func (f *memFile) WriteAt(p []byte, at int64) (int, error) {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
+	if err := f.mayWriteLocked(); err != nil {
+		return 0, err
+	}
+	from, to := int(at), int(at)+len(p)
+	f.node.growLocked(to)
+	copy(f.node.data[from:], p)
+	f.node.unsynced = append(f.node.unsynced, byteRange{from, to})
+	return len(p), nil
+}
+
+func (f *memFile) Preallocate(size int64) error {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	if err := f.mayWriteLocked(); err != nil {
+		return err
+	}
+	if from := len(f.node.data); from < int(size) {
+		f.node.growLocked(int(size))
+		f.node.unsynced = append(f.node.unsynced, byteRange{from, int(size)})
+	}
+	return nil
+}
+
+func (f *memFile) mayWriteLocked() error {
 	switch {
 	case f.closed:
-		return 0, pathError("write", f.path, fs.ErrClosed)
+		return pathError("write", f.path, fs.ErrClosed)
 	case !f.writable:
-		return 0, pathError("write", f.path, fs.ErrPermission)
+		return pathError("write", f.path, fs.ErrPermission)
 	}
-	end := f.offset + int64(len(p))
-	if grow := end - int64(len(f.node.data)); grow > 0 {
-		f.node.data = append(f.node.data, make([]byte, grow)...)
+	return nil
+}
+
+func (n *memNode) growLocked(size int) {
+	if grow := size - len(n.data); grow > 0 {
+		n.data = append(n.data, make([]byte, grow)...)
 	}
-	copy(f.node.data[f.offset:], p)
-	f.offset = end
-	return len(p), nil
 }
 
 func (f *memFile) Sync() error {
@@ -326,9 +372,21 @@ func (f *memFile) Sync() error {
 	if f.closed {
 		return pathError("sync", f.path, fs.ErrClosed)
 	}
-	f.node.durableData = bytes.Clone(f.node.data)
+	n := f.node
+	if n.emptied {
+		n.durableData, n.emptied = nil, false
+	}
+	if grow := len(n.data) - len(n.durableData); grow > 0 {
+		n.durableData = append(n.durableData, make([]byte, grow)...)
+	}
+	for _, r := range n.unsynced {
+		copy(n.durableData[r.from:r.to], n.data[r.from:])
+	}
+	n.unsynced = n.unsynced[:0]
 	return nil
 }
+
+func (f *memFile) Datasync() error { return f.Sync() }
 
 func (f *memFile) Size() (int64, error) {
 	f.fs.mu.Lock()

@@ -2,7 +2,10 @@ package disk
 
 import (
 	"errors"
+	"fmt"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // Modes of what OS makes: the data of a database is its owner's alone.
@@ -23,6 +26,9 @@ func (OS) Create(path string) (File, error) {
 
 // Open implements FS.
 func (OS) Open(path string) (File, error) { return opened(os.Open(path)) }
+
+// OpenWrite implements FS.
+func (OS) OpenWrite(path string) (File, error) { return opened(os.OpenFile(path, os.O_RDWR, 0)) }
 
 // opened avoids an interface that holds a nil *os.File.
 func opened(f *os.File, err error) (File, error) {
@@ -99,4 +105,42 @@ func (f osFile) Size() (int64, error) {
 		return 0, err
 	}
 	return stat.Size(), nil
+}
+
+// Datasync implements File.
+func (f osFile) Datasync() error {
+	for {
+		err := unix.Fdatasync(int(f.Fd()))
+		if err != unix.EINTR {
+			return f.failed("fdatasync", err)
+		}
+	}
+}
+
+// Preallocate implements File. A filesystem that can't reserve room only gets the length.
+func (f osFile) Preallocate(size int64) error {
+	for {
+		switch err := unix.Fallocate(int(f.Fd()), 0, 0, size); err {
+		case unix.EINTR:
+		case unix.EOPNOTSUPP:
+			return f.lengthen(size)
+		default:
+			return f.failed("fallocate", err)
+		}
+	}
+}
+
+func (f osFile) lengthen(size int64) error {
+	now, err := f.Size()
+	if err != nil || now >= size {
+		return err
+	}
+	return f.Truncate(size)
+}
+
+func (f osFile) failed(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s %s: %w", what, f.Name(), err)
 }

@@ -70,6 +70,18 @@ func (c *PowerCut) Open(path string) (File, error) {
 	return &cutFile{f, c}, nil
 }
 
+// OpenWrite implements FS.
+func (c *PowerCut) OpenWrite(path string) (File, error) {
+	if err := c.alive(); err != nil {
+		return nil, err
+	}
+	f, err := c.mem.OpenWrite(path)
+	if err != nil {
+		return nil, err
+	}
+	return &cutFile{f, c}, nil
+}
+
 // Rename implements FS.
 func (c *PowerCut) Rename(from, to string) error {
 	if err := c.step(); err != nil {
@@ -158,4 +170,25 @@ func (f *cutFile) Sync() error {
 		return err
 	}
 	return f.File.Sync()
+}
+
+func (f *cutFile) WriteAt(p []byte, at int64) (int, error) {
+	if err := f.cut.step(); err != nil {
+		return 0, err
+	}
+	return f.File.WriteAt(p, at)
+}
+
+func (f *cutFile) Datasync() error {
+	if err := f.cut.step(); err != nil {
+		return err
+	}
+	return f.File.Datasync()
+}
+
+func (f *cutFile) Preallocate(size int64) error {
+	if err := f.cut.step(); err != nil {
+		return err
+	}
+	return f.File.Preallocate(size)
 }
