@@ -1,0 +1,271 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+var errNoSpace = syscall.ENOSPC
+
+// spareRetry is how often a spare is tried again while there is no room for it.
+const spareRetry = time.Second
+
+// cleanSlackSegments may lie around before anything is copied to free one.
+const cleanSlackSegments = 4
+
+// tend is the keeper's goroutine: it makes the next segment before it is needed, removes old ones that nobody needs, and
+// copies what holds up the oldest one.
+func (l *Log) tend() {
+	retry := time.NewTimer(0)
+	<-retry.C
+	defer retry.Stop()
+	for {
+		select {
+		case <-l.keep:
+		case <-retry.C:
+		case <-l.ctx.Done():
+			return
+		}
+		// While somebody waits for a segment, purging can wait; else it may yield one.
+		var err error
+		if !l.inHurry() {
+			err = l.purge()
+		}
+		if err == nil {
+			err = l.prepare()
+			if err != nil && isNoSpace(err) {
+				l.outOfSpace(err)
+				retry.Reset(spareRetry)
+				err = nil
+			}
+		}
+		if err == nil {
+			err = l.purge()
+		}
+		if err == nil {
+			err = l.clean()
+		}
+		if err != nil && l.ctx.Err() == nil {
+			l.fail(fmt.Errorf("keeping the log's segments: %w", err))
+			return
+		}
+	}
+}
+
+func (l *Log) inHurry() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.wanted > 0
+}
+
+func isNoSpace(err error) bool { return errors.Is(err, errNoSpace) }
+
+func (l *Log) outOfSpace(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.noSpace == nil {
+		l.cfg.Logger.Error("no room for another segment of the log", "error", err)
+	}
+	l.noSpace = err
+}
+
+// nextHeadLocked is the head of the segment behind the tail.
+func (l *Log) nextHeadLocked() segmentHead {
+	tail := l.segments[len(l.segments)-1]
+	return segmentHead{seed: seed{tail.sequence + 1, newSalt()}, bytes: max(l.cfg.SegmentBytes, int64(padded(int(l.wanted))))}
+}
+
+// prepare makes a spare if there is none, or only one that is too small.
+func (l *Log) prepare() error {
+	l.mu.Lock()
+	small := l.spare
+	if small != nil && small.bytes >= l.wanted {
+		l.mu.Unlock()
+		return nil
+	}
+	l.spare = nil
+	head := l.nextHeadLocked()
+	hurry := l.wanted > 0
+	l.mu.Unlock()
+	if small != nil {
+		if err := small.take().Close(); err != nil {
+			return err
+		}
+	}
+	s, err := l.createSegment(head, !hurry)
+	if err != nil {
+		return err
+	}
+	l.setSpare(s)
+	return nil
+}
+
+func (l *Log) setSpare(s *segment) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.spare, l.noSpace = s, nil
+	if l.wanted <= s.bytes {
+		l.wanted = 0
+	}
+	l.changed.Broadcast()
+}
+
+// purge removes segments that nobody needs, the oldest first: a newer one may hold what deletes things in an older. What
+// emptied a segment is durable first.
+func (l *Log) purge() error {
+	for {
+		l.mu.Lock()
+		s := l.segments[0]
+		if len(l.segments) == 1 || !s.sealed || s.live != 0 {
+			l.mu.Unlock()
+			return nil
+		}
+		if s.emptied > l.durable {
+			until := s.emptied
+			l.mu.Unlock()
+			if err := l.WaitDurable(l.ctx, until); err != nil {
+				return err
+			}
+			continue
+		}
+		l.segments = l.segments[1:]
+		recycled := l.spare == nil && s.bytes == l.cfg.SegmentBytes && l.wanted <= s.bytes
+		head := l.nextHeadLocked()
+		l.mu.Unlock()
+		if err := l.dispose(s, recycled, head); err != nil {
+			return err
+		}
+	}
+}
+
+func (l *Log) dispose(s *segment, recycled bool, head segmentHead) error {
+	if recycled {
+		spare, err := l.recycleSegment(s, head)
+		if err == nil {
+			l.setSpare(spare)
+		}
+		return err
+	}
+	if err := s.take().Close(); err != nil {
+		return err
+	}
+	if err := l.cfg.FS.Remove(s.path); err != nil {
+		return err
+	}
+	return l.cfg.FS.SyncDir(filepath.Dir(s.path))
+}
+
+// clean copies what is still needed of the oldest segment to the end of the log if far more lies around than is needed.
+func (l *Log) clean() error {
+	l.mu.Lock()
+	var total, live int64
+	for _, s := range l.segments {
+		total += s.bytes
+		live += s.live
+	}
+	oldest := l.segments[0]
+	idle := total <= 2*live+cleanSlackSegments*l.cfg.SegmentBytes || !oldest.sealed || oldest.stuck || len(l.segments) == 1
+	replicas := make([]*Replica, 0, len(l.replicas))
+	for _, r := range l.replicas {
+		replicas = append(replicas, r)
+	}
+	l.mu.Unlock()
+	if idle {
+		return nil
+	}
+	for _, r := range replicas {
+		if err := r.moveOff(oldest); err != nil {
+			if !errors.Is(err, ErrDamaged) {
+				return err
+			}
+			l.cfg.Logger.Error("a segment can't be cleaned", "replica", r.id.String(), "error", err)
+			l.mu.Lock()
+			oldest.stuck = true
+			err := r.setRecordLocked(recordDamaged, []byte(err.Error()))
+			l.mu.Unlock()
+			if err != nil {
+				return err
+			}
+		}
+	}
+	l.wakeWriter()
+	signal(l.keep)
+	return nil
+}
+
+// moveOff copies everything of the replica that lies in a segment to the end of the log.
+func (r *Replica) moveOff(s *segment) error {
+	r.mu.RLock()
+	var indexes []uint64
+	for i, at := range r.positions {
+		if at.segment == s {
+			indexes = append(indexes, r.first+uint64(i))
+		}
+	}
+	var names []string
+	for name, rec := range r.records {
+		if rec.at.segment == s {
+			names = append(names, name)
+		}
+	}
+	r.mu.RUnlock()
+	for _, index := range indexes {
+		if err := r.moveEntry(index, s); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		if err := r.moveRecord(name, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Replica) moveEntry(index uint64, s *segment) error {
+	e, err := r.Get(index)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	l := r.log
+	f := frame{kind: kindMoved, entryType: e.Type, id: r.id, index: index, term: e.Term, time: e.Time, extensions: e.Extensions, data: e.Data}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.makeRoomLocked(f.size()); err != nil {
+		return err
+	}
+	// Looked at only now: making room may have let go of the lock, and a copy of what has been deleted meanwhile would
+	// come back at the next open.
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if index < r.first || index > r.lastLocked() || r.positions[index-r.first].segment != s {
+		return nil
+	}
+	r.count++
+	f.count = r.count
+	old := r.positions[index-r.first]
+	at := l.placeLocked(r, &f)
+	r.positions[index-r.first] = at
+	at.segment.live += int64(at.size)
+	l.deadLocked(old)
+	return nil
+}
+
+func (r *Replica) moveRecord(name string, s *segment) error {
+	l := r.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r.mu.RLock()
+	rec, ok := r.records[name]
+	r.mu.RUnlock()
+	if !ok || rec.at.segment != s {
+		return nil
+	}
+	return r.setRecordLocked(name, rec.value)
+}

@@ -1,0 +1,474 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ostraka-db/ostraka/raftfsm/disk"
+)
+
+var (
+	// ErrClosed means that the log was closed.
+	ErrClosed = errors.New("wal: closed")
+	// ErrNotFound means an entry that is not there.
+	ErrNotFound = errors.New("wal: not found")
+	// ErrNotNext means an entry that would leave a gap.
+	ErrNotNext = errors.New("wal: entry does not follow the log")
+	// ErrFormat means a segment in a format that this build doesn't know.
+	ErrFormat = errors.New("wal: unknown format")
+	// ErrStalled means that the disk did not answer within Config.StallMax.
+	ErrStalled = errors.New("wal: the disk does not answer")
+	// ErrNoSpace means that there is no room on the disk for another segment.
+	ErrNoSpace = errors.New("wal: no space left for the log")
+	// ErrDamaged means bytes that are not what was written. The error that wraps it is a *DamagedError, or comes from
+	// Replica.Damage.
+	ErrDamaged = errors.New("wal: log is damaged")
+)
+
+// DamagedError says where the log is wrong.
+type DamagedError struct {
+	Path string
+	// Offset is where the part of the file begins that doesn't check.
+	Offset int64
+	Reason string
+}
+
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("%s: %s at offset %d: %s", ErrDamaged, e.Path, e.Offset, e.Reason)
+}
+
+// Unwrap makes errors.Is(err, ErrDamaged) hold.
+func (e *DamagedError) Unwrap() error { return ErrDamaged }
+
+// SyncMode says when the log counts as durable.
+type SyncMode uint8
+
+const (
+	// SyncAlways: when it was synced.
+	SyncAlways SyncMode = iota
+	// SyncInterval: when the kernel has it, and it is synced within Config.SyncEvery. A killed process loses nothing, a
+	// power cut what came since. Records are synced at once.
+	SyncInterval
+)
+
+// Config is what a Log needs. Zero numbers take the defaults named at each field.
+type Config struct {
+	// Dir holds the segments, and nothing else that ends in .wal or .aside. Required; it must exist.
+	Dir string
+	// FS is where Dir is. Default disk.OS.
+	FS disk.FS
+	// SegmentBytes is the size of a segment file. Default 32 MiB. A larger frame gets a file of its own size.
+	SegmentBytes int64
+	// Sync says what durable means. Default SyncAlways.
+	Sync SyncMode
+	// SyncEvery is the beat of SyncInterval. Default 100 ms.
+	SyncEvery time.Duration
+	// GatherMax is how long a write may wait for other replicas that have lately appended too. Default 0: never.
+	GatherMax time.Duration
+	// PendingBytesMax bounds what waits for the disk in memory; appends over it wait. Default 64 MiB.
+	PendingBytesMax int
+	// SlowMax is how long a write or sync may take before Stalled says so. Default 2 s.
+	SlowMax time.Duration
+	// StallMax is how long one may take before Fatal is called. Default 10 s.
+	StallMax time.Duration
+	// Fatal is called once, when a write or sync failed or stalled. In production it ends the process; if it returns, all
+	// later calls fail. Required.
+	Fatal func(error)
+	// BootID names the present start of the machine. Default: the kernel's, from /proc.
+	BootID func() (string, error)
+	// Progress, if set, hears how many bytes of how many have been read at open.
+	Progress func(done, total int64)
+	// Logger is required.
+	Logger *slog.Logger
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// segmentBytesMin leaves room for a head, a mark, a summary of a few replicas, an entry and a seal.
+const segmentBytesMin = 4 << 10
+
+func (c Config) withDefaults() (Config, error) {
+	if c.FS == nil {
+		c.FS = disk.OS{}
+	}
+	if c.BootID == nil {
+		c.BootID = kernelBootID
+	}
+	setDefault(&c.SegmentBytes, 32<<20)
+	setDefault(&c.SyncEvery, 100*time.Millisecond)
+	setDefault(&c.PendingBytesMax, 64<<20)
+	setDefault(&c.SlowMax, 2*time.Second)
+	setDefault(&c.StallMax, 10*time.Second)
+	switch {
+	case c.Dir == "":
+		return c, errors.New("wal: Config.Dir is empty")
+	case c.Fatal == nil || c.Logger == nil:
+		return c, errors.New("wal: Config needs Fatal and Logger")
+	case c.SegmentBytes < segmentBytesMin || c.SegmentBytes > 1<<31:
+		return c, fmt.Errorf("wal: Config.SegmentBytes %d is not within [%d, %d]", c.SegmentBytes, segmentBytesMin, 1<<31)
+	case min(c.SyncEvery, c.GatherMax, c.SlowMax, c.StallMax) < 0 || c.PendingBytesMax < 0:
+		return c, errors.New("wal: Config has a negative number")
+	case c.SlowMax > c.StallMax:
+		return c, fmt.Errorf("wal: Config.SlowMax %s is over StallMax %s", c.SlowMax, c.StallMax)
+	}
+	c.SegmentBytes = int64(padded(int(c.SegmentBytes)))
+	return c, nil
+}
+
+// Log is the write-ahead log of one node, shared by all its replicas.
+type Log struct {
+	cfg Config
+	// ctx ends when the log is closed or has failed; goroutines are joined by Close.
+	ctx        context.Context
+	cancel     context.CancelCauseFunc
+	goroutines sync.WaitGroup
+
+	// released is up to which sequence Notify answers: durable, or only written with SyncInterval. released >= durable.
+	released atomic.Uint64
+	// busySince is when the disk was last asked for something it hasn't answered, Unix nanoseconds; 0: nothing is asked.
+	busySince atomic.Int64
+
+	mu sync.Mutex
+	// changed is signalled, to all, when there is a spare, less pending, more durable, or an end.
+	changed *sync.Cond
+	// segments are those of the log, the oldest first; the last is appended to.
+	segments []*segment
+	// spare is the next segment, nil while it is being made; wanted is how large it must be.
+	spare  *segment
+	wanted int64
+	// noSpace is why the last attempt to make a spare failed, for want of room; nil: it didn't.
+	noSpace error
+	// open is the chunk that is appended to, nil if there is none; queue those before it that the writer hasn't taken.
+	open  *chunk
+	queue []*chunk
+	// writing is the chunk that the writer has, lastWritten the segment of the one before; changed by the writer only.
+	writing     *chunk
+	lastWritten *segment
+	// pending is the size of queue and open.
+	pending int
+	// appended is the sequence behind the newest frame; durable that up to which all is on the disk.
+	appended, durable Sequence
+	// durableAt is where durable lies, for marks.
+	durableAt mark
+	replicas  map[ID]*Replica
+	waiting   waiters
+	failure   error // why the log has ended; nil while it runs
+	closing   bool
+	// damaged were found so at open.
+	damaged []damagedReplica
+
+	// wake holds a token when the writer has something to do, keep when the keeper has.
+	wake, keep chan struct{}
+	closed     chan struct{} // closed when Close is done
+
+	stats stats
+}
+
+// mark is a place in the log.
+type mark struct {
+	segment uint64
+	offset  int64
+}
+
+func (m mark) before(o mark) bool {
+	return m.segment < o.segment || m.segment == o.segment && m.offset < o.offset
+}
+
+// chunk is what is written at once: a mark and the frames behind it. Room for the mark is left at its beginning: only
+// when it is written does its writer know what is durable.
+type chunk struct {
+	segment *segment
+	offset  int64
+	buf     []byte
+	// end is the sequence behind its last frame.
+	end Sequence
+	// seals: its segment ends with it.
+	seals bool
+	// urgent: it must be synced whatever the mode.
+	urgent bool
+}
+
+// Replica returns a replica's part of the log, an empty one if there is none yet.
+func (l *Log) Replica(id ID) *Replica {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.replicaLocked(id)
+}
+
+func (l *Log) replicaLocked(id ID) *Replica {
+	r := l.replicas[id]
+	if r == nil {
+		r = &Replica{log: l, id: id, records: make(map[string]recordAt)}
+		l.replicas[id] = r
+	}
+	return r
+}
+
+// appendLocked numbers a frame and puts it into the open chunk, or a new one. It waits while too much is pending, or for a
+// spare segment. r is nil for a frame of the log's own.
+func (l *Log) appendLocked(r *Replica, f *frame) (position, error) {
+	size := f.size()
+	if err := l.makeRoomLocked(size); err != nil {
+		return position{}, err
+	}
+	if r != nil {
+		r.count++
+		f.count = r.count
+	}
+	return l.placeLocked(r, f), nil
+}
+
+// makeRoomLocked makes sure that the open chunk's segment has room for a frame. Errors: why the log has ended.
+func (l *Log) makeRoomLocked(size int) error {
+	for {
+		switch tail := l.segments[len(l.segments)-1]; {
+		case l.failure != nil:
+			return l.failure
+		case l.closing:
+			return ErrClosed
+		case l.pending >= l.cfg.PendingBytesMax:
+		case tail.end+int64(size)+l.chunkOverheadLocked()+frameBytes <= tail.bytes: // a seal must fit behind it
+			return nil
+		case l.spare != nil && l.spare.bytes >= l.neededLocked(size):
+			l.rotateLocked()
+			continue
+		default:
+			l.wanted = max(l.wanted, l.neededLocked(size))
+			signal(l.keep)
+		}
+		l.wakeWriter()
+		l.changed.Wait()
+	}
+}
+
+// chunkOverheadLocked is what a frame costs more if it needs a new chunk.
+func (l *Log) chunkOverheadLocked() int64 {
+	if l.open == nil {
+		return frameBytes
+	}
+	return 0
+}
+
+// neededLocked is the size of a new segment in which a frame is the first.
+func (l *Log) neededLocked(size int) int64 {
+	summary := frameBytes + padded(len(l.replicas)*summaryItemBytes)
+	return headBytes + frameBytes + int64(summary) + int64(size) + frameBytes
+}
+
+// rotateLocked makes the spare the segment to append to. It begins with every replica's count.
+func (l *Log) rotateLocked() {
+	if l.open == nil { // an empty one, which takes no room but that of the seal
+		tail := l.segments[len(l.segments)-1]
+		l.open = &chunk{segment: tail, offset: tail.end, end: l.appended}
+	}
+	l.open.seals = true
+	l.queue = append(l.queue, l.open)
+	l.open = nil
+	l.segments = append(l.segments, l.spare)
+	l.spare = nil
+	signal(l.keep)
+	l.summarizeLocked()
+}
+
+// summarizeLocked writes every replica's count, at the beginning of a segment.
+func (l *Log) summarizeLocked() {
+	items := make([]summaryItem, 0, len(l.replicas))
+	for id, r := range l.replicas {
+		if r.count > 0 {
+			items = append(items, summaryItem{id: id, count: r.count})
+		}
+	}
+	l.placeLocked(nil, &frame{kind: kindSummary, data: appendSummary(nil, items)})
+}
+
+// noMark holds the place of a mark.
+var noMark [frameBytes]byte
+
+func (l *Log) openChunkLocked() {
+	tail := l.segments[len(l.segments)-1]
+	l.open = &chunk{segment: tail, offset: tail.end, buf: append(takeBuffer(), noMark[:]...)}
+	l.advanceLocked(tail, frameBytes)
+}
+
+// placeLocked encodes a frame at the end of the log. There is room.
+func (l *Log) placeLocked(r *Replica, f *frame) position {
+	if l.open == nil {
+		l.openChunkLocked()
+	}
+	c := l.open
+	at := c.segment.end
+	c.buf = appendFrame(c.buf, c.segment.seed, at, f)
+	size := f.size()
+	l.advanceLocked(c.segment, size)
+	c.end = l.appended
+	if r != nil {
+		r.appended.Store(uint64(l.appended))
+	}
+	return position{segment: c.segment, offset: uint32(at), size: uint32(size), entryType: f.entryType}
+}
+
+func (l *Log) advanceLocked(s *segment, size int) {
+	s.end += int64(size)
+	l.pending += size
+	l.appended += Sequence(size)
+	if l.open != nil {
+		l.open.end = l.appended
+	}
+}
+
+// urgentLocked makes the open chunk one that is synced in any mode.
+func (l *Log) urgentLocked() {
+	if l.open != nil {
+		l.open.urgent = true
+	}
+	l.wakeWriter()
+}
+
+// deadLocked counts a frame as not needed any more.
+func (l *Log) deadLocked(at position) {
+	s := at.segment
+	s.live -= int64(at.size)
+	s.emptied = l.appended
+	if s.live == 0 && s == l.segments[0] {
+		signal(l.keep)
+	}
+}
+
+// read reads a frame from a chunk that isn't written yet, or from its file.
+func (l *Log) read(at position) (frame, error) {
+	if int64(at.offset) >= at.segment.written.Load() {
+		if f, ok := l.readPending(at); ok {
+			return f, nil
+		}
+	}
+	return at.segment.read(int64(at.offset), int(at.size))
+}
+
+func (l *Log) readPending(at position) (frame, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if f, ok := l.writing.frame(at); ok {
+		return f, true
+	}
+	for _, c := range l.queue {
+		if f, ok := c.frame(at); ok {
+			return f, true
+		}
+	}
+	return l.open.frame(at)
+}
+
+// frame copies a frame out of a chunk.
+func (c *chunk) frame(at position) (frame, bool) {
+	if c == nil || c.segment != at.segment || int64(at.offset) < c.offset || int64(at.offset) >= c.offset+int64(len(c.buf)) {
+		return frame{}, false
+	}
+	from := int64(at.offset) - c.offset
+	b := append([]byte(nil), c.buf[from:from+int64(at.size)]...)
+	f, _, err := decodeFrame(b, c.segment.seed, int64(at.offset))
+	if err != nil {
+		panic(fmt.Sprintf("wal: a frame in memory does not decode: %s at %d", c.segment.path, at.offset))
+	}
+	return f, true
+}
+
+// Stalled tells that the disk has not answered for over Config.SlowMax.
+func (l *Log) Stalled() bool {
+	since := l.busySince.Load()
+	return since != 0 && time.Now().UnixNano()-since > int64(l.cfg.SlowMax)
+}
+
+// Full returns ErrNoSpace while entries should be refused: there is no next segment, no room on the disk to make one, and
+// what is left of this one is kept for votes and the like.
+func (l *Log) Full() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.noSpace == nil || l.spare != nil {
+		return nil
+	}
+	tail := l.segments[len(l.segments)-1]
+	if tail.bytes-tail.end >= tail.bytes/reservePart {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrNoSpace, l.noSpace)
+}
+
+// reservePart of a segment is kept for what can't be refused while there is no room for another.
+const reservePart = 4
+
+// fail ends the log with the first error, and returns it.
+func (l *Log) fail(err error) error {
+	l.mu.Lock()
+	first := l.failure == nil
+	if first {
+		l.failure = err
+	}
+	err = l.failure
+	waiting := l.waiting.takeAll()
+	l.changed.Broadcast()
+	l.mu.Unlock()
+	if first {
+		l.cancel(err)
+		l.cfg.Fatal(err)
+	}
+	waiting.tell(err)
+	return err
+}
+
+// Close writes and syncs what is pending, seals the log and closes its files. Calls that come later, or still wait for
+// room, fail with ErrClosed.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	if l.closing {
+		l.mu.Unlock()
+		<-l.closed
+		return nil
+	}
+	l.closing = true
+	l.changed.Broadcast()
+	l.mu.Unlock()
+	l.wakeWriter()
+	l.goroutines.Wait()
+	l.cancel(ErrClosed)
+
+	l.mu.Lock()
+	waiting := l.waiting.takeAll()
+	failure := l.failure
+	segments := l.segments
+	if l.spare != nil {
+		segments = append(segments, l.spare)
+	}
+	l.mu.Unlock()
+	waiting.tell(ErrClosed)
+	var errs []error
+	for _, s := range segments {
+		if file := s.take(); file != nil {
+			errs = append(errs, file.Close())
+		}
+	}
+	close(l.closed)
+	return errors.Join(append(errs, failure)...)
+}
+
+// signal leaves a token in a channel of capacity one.
+func signal(token chan struct{}) {
+	select {
+	case token <- struct{}{}:
+	default:
+	}
+}
+
+func (l *Log) wakeWriter() { signal(l.wake) }
+
+func newSalt() uint64 { return rand.Uint64() }

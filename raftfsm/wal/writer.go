@@ -1,0 +1,207 @@
+package wal
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// buffersMax bounds the size of a buffer that is kept for the next chunk.
+const buffersMax = 4 << 20
+
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+func takeBuffer() []byte { return (*buffers.Get().(*[]byte))[:0] }
+
+func giveBuffer(b []byte) {
+	if cap(b) > 0 && cap(b) <= buffersMax {
+		buffers.Put(&b)
+	}
+}
+
+// write is the writer's goroutine: it takes chunk after chunk, writes and syncs it, and wakes who waits for it. What is
+// appended meanwhile becomes the next chunk: that is the group commit.
+func (l *Log) write() {
+	beat := time.NewTimer(0)
+	<-beat.C
+	defer beat.Stop()
+	watchdog := time.AfterFunc(l.cfg.StallMax, func() {
+		l.fail(fmt.Errorf("%w: a write has taken over %s", ErrStalled, l.cfg.StallMax))
+	})
+	watchdog.Stop()
+	unsynced := Sequence(0) // what was written and not synced, with SyncInterval
+	for {
+		select {
+		case <-l.wake:
+		case <-beat.C:
+			if err := l.guarded(watchdog, func() error { return l.syncTail(unsynced) }); err != nil {
+				l.fail(err)
+				return
+			}
+			unsynced = 0
+		case <-l.ctx.Done():
+			return
+		}
+		for c := l.next(); c != nil; c = l.next() {
+			err := l.guarded(watchdog, func() error { return l.put(c) })
+			if err != nil {
+				l.fail(err)
+				return
+			}
+			if l.wrote(c) && unsynced == 0 {
+				beat.Reset(l.cfg.SyncEvery)
+				unsynced = c.end
+			}
+		}
+		if l.finished() {
+			if err := l.guarded(watchdog, l.finish); err != nil {
+				l.fail(err)
+			}
+			l.cancel(ErrClosed)
+			return
+		}
+	}
+}
+
+// guarded runs what asks the disk under the watchdog. What comes back after it has struck is an error too.
+func (l *Log) guarded(watchdog *time.Timer, do func() error) error {
+	l.busySince.Store(time.Now().UnixNano())
+	watchdog.Reset(l.cfg.StallMax)
+	err := do()
+	watchdog.Stop()
+	l.busySince.Store(0)
+	if err == nil && l.ctx.Err() != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.failure
+	}
+	return err
+}
+
+// next takes the next chunk, after a pause for others to join the last one if that seems worth it.
+func (l *Log) next() *chunk {
+	l.gather()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.failure != nil:
+		return nil
+	case len(l.queue) > 0:
+		l.writing = l.queue[0]
+		l.queue = append(l.queue[:0], l.queue[1:]...)
+	case l.open != nil:
+		l.writing, l.open = l.open, nil
+	default:
+		return nil
+	}
+	return l.writing
+}
+
+// put writes a chunk, syncs it if it must be, and seals its segment if it is the last.
+func (l *Log) put(c *chunk) error {
+	s := c.segment
+	l.mu.Lock()
+	known := l.durableAt
+	l.mu.Unlock()
+	end := c.offset + int64(len(c.buf))
+	if len(c.buf) > 0 {
+		appendFrame(c.buf[:0], s.seed, c.offset, &frame{kind: kindMark, term: known.segment, index: uint64(known.offset)})
+		if _, err := s.file.WriteAt(c.buf, c.offset); err != nil {
+			return fmt.Errorf("writing %s at offset %d: %w", s.path, c.offset, err)
+		}
+		s.written.Store(end)
+		l.stats.written(len(c.buf))
+	}
+	if l.cfg.Sync == SyncAlways || c.urgent || c.seals {
+		if err := l.sync(s); err != nil {
+			return err
+		}
+	}
+	if c.seals {
+		return l.seal(s, end)
+	}
+	return nil
+}
+
+func (l *Log) sync(s *segment) error {
+	began := time.Now()
+	if err := s.file.Datasync(); err != nil {
+		return fmt.Errorf("syncing %s: %w", s.path, err)
+	}
+	l.stats.synced(time.Since(began))
+	return nil
+}
+
+// seal ends a segment all of which is durable up to end. Once it is durable itself, the next one may be begun: that is how
+// a reader knows that all of this one was.
+func (l *Log) seal(s *segment, end int64) error {
+	b := appendFrame(nil, s.seed, end, &frame{kind: kindSeal, term: s.sequence, index: uint64(end)})
+	if _, err := s.file.WriteAt(b, end); err != nil {
+		return fmt.Errorf("sealing %s: %w", s.path, err)
+	}
+	return l.sync(s)
+}
+
+// wrote counts a chunk as released or durable, wakes who waited for that, and says if it is yet to be synced.
+func (l *Log) wrote(c *chunk) (unsynced bool) {
+	unsynced = l.cfg.Sync == SyncInterval && !c.urgent && !c.seals
+	l.mu.Lock()
+	l.writing, l.lastWritten = nil, c.segment
+	l.pending -= len(c.buf)
+	if !unsynced {
+		l.durable = c.end
+		l.durableAt = mark{c.segment.sequence, c.offset + int64(len(c.buf))}
+	}
+	if c.seals {
+		c.segment.sealed = true
+		signal(l.keep)
+	}
+	l.released.Store(uint64(c.end))
+	ready := append(l.waiting.released.take(c.end), l.waiting.durable.take(l.durable)...)
+	l.changed.Broadcast()
+	l.mu.Unlock()
+	giveBuffer(c.buf)
+	ready.tell(nil)
+	return unsynced
+}
+
+// syncTail syncs what was written and not synced, up to a sequence at least.
+func (l *Log) syncTail(upTo Sequence) error {
+	l.mu.Lock()
+	if l.durable >= upTo {
+		l.mu.Unlock()
+		return nil
+	}
+	// Between chunks, all that was released is written. Before the last segment written it is synced: by its seal.
+	s, end := l.lastWritten, Sequence(l.released.Load())
+	at := mark{s.sequence, s.written.Load()}
+	l.mu.Unlock()
+	if err := l.sync(s); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.durable, l.durableAt = end, at
+	ready := l.waiting.durable.take(end)
+	l.changed.Broadcast()
+	l.mu.Unlock()
+	ready.tell(nil)
+	return nil
+}
+
+// finished tells that the log is being closed and all is written.
+func (l *Log) finished() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closing && l.failure == nil && l.open == nil && len(l.queue) == 0
+}
+
+// finish syncs and seals the tail at a clean close.
+func (l *Log) finish() error {
+	if err := l.syncTail(Sequence(l.released.Load())); err != nil {
+		return err
+	}
+	if err := l.seal(l.lastWritten, l.lastWritten.written.Load()); err != nil {
+		return err
+	}
+	return l.cleanClose()
+}
