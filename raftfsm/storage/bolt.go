@@ -14,7 +14,6 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
-	"github.com/ostraka-db/ostraka/shard"
 )
 
 const (
@@ -27,32 +26,22 @@ const (
 // stray tool can be in the way.
 const boltLockTimeout = time.Second
 
-// boltBackend keeps one bolt file per log and one per copy of the records.
+// boltBackend keeps the meta group's log and the second copy of the records.
 type boltBackend struct {
 	dir    string
 	noSync bool
-	votes  *boltRecords
 	meta   *boltRecords
 }
 
 func openBolt(dir string, noSync bool) (*boltBackend, error) {
 	b := &boltBackend{dir: dir, noSync: noSync}
-	var err error
-	if b.votes, err = b.openRecords(filepath.Join(dir, walDir, "votes.bolt")); err != nil {
-		return nil, err
-	}
-	if b.meta, err = b.openRecords(filepath.Join(dir, metaDir, "meta.bolt")); err != nil {
-		return nil, errors.Join(err, b.votes.store.Close())
-	}
-	return b, nil
-}
-
-func (b *boltBackend) openRecords(path string) (*boltRecords, error) {
+	path := filepath.Join(dir, metaDir, "meta.bolt")
 	store, err := b.openStore(path)
 	if err != nil {
 		return nil, err
 	}
-	return &boltRecords{store: store, path: path}, nil
+	b.meta = &boltRecords{store: store, path: path}
+	return b, nil
 }
 
 // openStore opens a bolt file and makes its name durable, which bolt doesn't.
@@ -76,10 +65,7 @@ func (b *boltBackend) openStore(path string) (store *raftboltdb.BoltStore, err e
 }
 
 func (b *boltBackend) entriesPath(who identity) string {
-	if who.group == shard.MetaGroup {
-		return filepath.Join(b.dir, metaDir, fmt.Sprintf("log-%d.bolt", uint64(who.replica)))
-	}
-	return filepath.Join(b.dir, walDir, fmt.Sprintf("shard-%d-%d.bolt", uint32(who.group), uint64(who.replica)))
+	return filepath.Join(b.dir, metaDir, fmt.Sprintf("log-%d.bolt", uint64(who.replica)))
 }
 
 func (b *boltBackend) openEntries(who identity) (entryStore, error) {
@@ -99,17 +85,20 @@ func (b *boltBackend) removeEntries(who identity) error {
 	return disk.OS{}.SyncDir(filepath.Dir(path))
 }
 
-func (b *boltBackend) recordCopies() [2]recordStore { return [2]recordStore{b.votes, b.meta} }
+func (b *boltBackend) records() recordStore { return b.meta }
 
-func (b *boltBackend) close() error {
-	return errors.Join(b.votes.store.Close(), b.meta.store.Close())
-}
+func (b *boltBackend) close() error { return b.meta.store.Close() }
 
 // boltEntries is a log in a bolt file.
 type boltEntries struct {
 	*raftboltdb.BoltStore
+	durable
 	path string
 }
+
+func (e *boltEntries) compact(first, to uint64) error   { return e.DeleteRange(first, to) }
+func (e *boltEntries) truncate(from, last uint64) error { return e.DeleteRange(from, last) }
+func (e *boltEntries) clear(first, last uint64) error   { return e.DeleteRange(first, last) }
 
 // GetLog implements entryStore. bolt checks nothing that it reads, so an entry at least must say that it is
 // the one asked for.
@@ -129,7 +118,7 @@ func (e *boltEntries) GetLog(index uint64, entry *raft.Log) (err error) {
 	return nil
 }
 
-// boltRecords is one copy of the records.
+// boltRecords is the second copy of the records.
 type boltRecords struct {
 	store *raftboltdb.BoltStore
 	path  string
@@ -137,16 +126,18 @@ type boltRecords struct {
 
 func (r *boltRecords) name() string { return r.path }
 
-func (r *boltRecords) get(key string) (value []byte, err error) {
+func (r *boltRecords) get(who identity, name string) (value []byte, err error) {
 	defer guardDamage(r.path, &err)()
-	value, err = r.store.Get([]byte(key))
+	value, err = r.store.Get([]byte(recordKey(who, name)))
 	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
 		return nil, nil
 	}
 	return value, err
 }
 
-func (r *boltRecords) set(key string, value []byte) error { return r.store.Set([]byte(key), value) }
+func (r *boltRecords) set(who identity, name string, value []byte) error {
+	return r.store.Set([]byte(recordKey(who, name)), value)
+}
 
 // guardDamage turns a panic, or a fault, into an error that names the file: bolt asserts what it finds in its pages
 // and follows what they say into its memory map, and rot is no reason to die without a word about where. Defer what

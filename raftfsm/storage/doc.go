@@ -6,10 +6,10 @@
 // raft, never looks into an entry's data or a snapshot's state, and has no idea of keys.
 //
 //	data-dir/
-//	  meta/meta.bolt               term, vote and minimum index of every replica: second copy
-//	  meta/log-<replica>.bolt      the log of the meta group's replica
-//	  wal/votes.bolt               the same records, first copy; disagreement is how rot is found
-//	  wal/shard-<id>-<replica>.bolt  the log of a shard's replica
+//	  wal/                           the write-ahead log: entries of all shards' replicas, and of every replica its term,
+//	                                 vote and minimum index (package wal)
+//	  meta/meta.bolt                 second copy of terms, votes and minimum indexes; disagreement is how rot is found
+//	  meta/log-<replica>.bolt        the log of the meta group's replica
 //	  snap/<shard>/<term>-<index>-<replica>-<n>.snap   snapshots; the meta group's are in snap/0
 //
 // A Node is opened once per process and data directory. Its Open gives one Replica: three stores that go into
@@ -18,7 +18,9 @@
 //
 // # What holds
 //
-//   - Everything is durable when the call returns, before raft can answer anybody.
+//   - Terms, votes, snapshots and the meta group's entries are durable when the call returns. A shard's entries become
+//     durable later: Log.Appended and Log.Notify say when, and the transport holds every answer that vouches for them until
+//     then. Where no answer is needed (one voter), StoreLogs waits.
 //   - An error of a log or record write, or one that doesn't come back, is the end of the process: Config.Fatal
 //     is called once and all later writes fail. raft itself would go on with a wrong idea of its log.
 //   - The log has no gaps, and reaches back to the oldest kept snapshot (raft#85): from every kept snapshot

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/ostraka-db/ostraka/raftfsm/wal"
 )
 
 var (
@@ -18,6 +20,9 @@ var (
 )
 
 // Log is one replica's raft.LogStore: entries without a gap, [first, last], or none.
+//
+// A shard's StoreLogs returns before the disk has the entries: the transport holds the answers that vouch for them, by
+// Appended and Notify (raft.md, gated answers). The meta group's waits, as its log is a bolt file.
 //
 // raft asks for deletions of three kinds by one call; DeleteRange tells them apart.
 //
@@ -40,8 +45,10 @@ type Log struct {
 	// listed on were appended since the log was opened; listed is 0 until one is.
 	listed uint64
 	hidden []uint64
+	voters voters
 
 	appended atomic.Uint64
+	damaged  atomic.Bool
 }
 
 var (
@@ -58,6 +65,10 @@ func openLog(n *Node, who identity, entries entryStore, snapshots *Snapshots) (*
 	if l.last, err = entries.LastIndex(); err != nil {
 		return nil, err
 	}
+	if err := l.findConfigurations(); err != nil {
+		return nil, err
+	}
+	l.reloadVoters()
 	return l, nil
 }
 
@@ -103,7 +114,7 @@ func (l *Log) GetLog(index uint64, entry *raft.Log) error {
 		*entry = cached
 		return nil
 	case first != 0 && first <= index && index <= last:
-		return l.entries.GetLog(index, entry)
+		return l.read(index, entry)
 	case index > 1 && (first == 0 || index == first-1):
 		if term, ok := l.snapshots.termAt(index, first == 0); ok {
 			*entry = raft.Log{Index: index, Term: term, Type: raft.LogNoop}
@@ -113,13 +124,24 @@ func (l *Log) GetLog(index uint64, entry *raft.Log) error {
 	return raft.ErrLogNotFound
 }
 
+// read asks the store, and reports a log that turns out to be damaged.
+func (l *Log) read(index uint64, entry *raft.Log) error {
+	err := l.entries.GetLog(index, entry)
+	if errors.Is(err, ErrLogDamaged) && l.damaged.CompareAndSwap(false, true) {
+		l.node.cfg.Logger.Error("a replica's log is damaged", "replica", l.who.String(), "error", err)
+		l.node.cfg.Damaged(l.who.group, l.who.replica, err)
+	}
+	return err
+}
+
 // StoreLog implements raft.LogStore.
 func (l *Log) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raft.Log{entry}) }
 
-// StoreLogs implements raft.LogStore. The entries are durable when it returns. They must follow the log without a
-// gap, or the newest snapshot when the log is empty: after an install over a longer log raft's own idea of its
-// last entry is wrong (raft#697), and an entry appended by it would leave a gap. That ends the process like a
-// failed write, since raft can only be set right by a fresh start.
+// StoreLogs implements raft.LogStore. They must follow the log without a gap, or the newest snapshot when the log is
+// empty: after an install over a longer log raft's own idea of its last entry is wrong (raft#697), and an entry appended
+// by it would leave a gap. That ends the process like a failed write, since raft can only be set right by a fresh start.
+//
+// It waits for the disk where the leader's own copy may be a majority; see voters.
 func (l *Log) StoreLogs(entries []*raft.Log) error {
 	if len(entries) == 0 {
 		return nil
@@ -135,9 +157,30 @@ func (l *Log) StoreLogs(entries []*raft.Log) error {
 	if err != nil {
 		return err
 	}
-	l.noteAppended(entries)
-	return nil
+	if !l.noteAppended(entries) {
+		return nil
+	}
+	return l.node.write("syncing the log of "+l.who.String(), l.waitDurable)
 }
+
+// waitDurable waits for all that was appended so far.
+func (l *Log) waitDurable() error { return l.entries.wait(l.entries.appended()) }
+
+// Appended returns the sequence of the newest change of the log, deletions included; it is known before the call that made
+// it returns. It never goes back while the process lives.
+func (l *Log) Appended() uint64 { return uint64(l.entries.appended()) }
+
+// Notify calls done once, from any goroutine, when everything up to a sequence is durable (nil), or never will be (why);
+// done must not block. If it is durable already, Notify returns true and never calls done.
+func (l *Log) Notify(sequence uint64, done func(error)) (already bool) {
+	return l.entries.notify(wal.Sequence(sequence), done)
+}
+
+// Stalled tells that the disk has not answered for seconds: whoever waits for it should not be taken for alive.
+func (l *Log) Stalled() bool { return l.entries.stalled() }
+
+// Full says why entries should be refused rather than appended: there is no room for them on the disk. nil: there is.
+func (l *Log) Full() error { return l.entries.full() }
 
 func (l *Log) checkFollows(entries []*raft.Log) error {
 	_, last := l.bounds()
@@ -154,7 +197,9 @@ func (l *Log) checkFollows(entries []*raft.Log) error {
 	return nil
 }
 
-func (l *Log) noteAppended(entries []*raft.Log) {
+// noteAppended tells whether the entries must be durable before StoreLogs returns.
+func (l *Log) noteAppended(entries []*raft.Log) (wait bool) {
+	tailBytesMax := l.node.tailBytesMax()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.first == 0 {
@@ -164,6 +209,7 @@ func (l *Log) noteAppended(entries []*raft.Log) {
 		l.listed = entries[0].Index
 	}
 	size := 0
+	l.tail.bytesMax = tailBytesMax
 	for _, e := range entries {
 		l.tail.append(e)
 		if !visible(e.Type) {
@@ -173,7 +219,12 @@ func (l *Log) noteAppended(entries []*raft.Log) {
 	}
 	l.last = entries[len(entries)-1].Index
 	l.appended.Add(uint64(size))
+	changed := l.voters.noteLocked(entries)
+	return changed || l.voters.alone() || !gated
 }
+
+// gated: the transport holds the answers that vouch for entries.
+const gated = false
 
 // visible says whether raft gives entries of a type to a BatchingFSM (raft's fsm.go, applyBatch).
 func visible(t raft.LogType) bool { return t == raft.LogCommand || t == raft.LogConfiguration }
@@ -294,7 +345,8 @@ func (l *Log) agreesWithNewest(first, last uint64) (bool, error) {
 	return e.Term == base.term, nil
 }
 
-// compact, truncate and clear delete on the disk first: what memory no longer knows must be gone. writeMu is held.
+// compact, truncate and clear delete in the store first. Compactions and truncations may be lost in a crash, and come back
+// as what was there before; a clear is durable. writeMu is held.
 
 func (l *Log) compact(first, to uint64) error {
 	oldest := l.snapshots.OldestIndex()
@@ -304,11 +356,13 @@ func (l *Log) compact(first, to uint64) error {
 	if to = min(to, oldest-1); to < first {
 		return nil
 	}
-	if err := l.deleteEntries(first, to); err != nil {
+	err := l.change("compacting", func() error { return l.entries.compact(first, to) })
+	if err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.voters.dropBeforeLocked(to + 1)
 	l.first = to + 1
 	l.tail.dropBefore(l.first)
 	keep, _ := slices.BinarySearch(l.hidden, l.first)
@@ -317,32 +371,46 @@ func (l *Log) compact(first, to uint64) error {
 }
 
 func (l *Log) truncate(from, last uint64) error {
-	if err := l.deleteEntries(from, last); err != nil {
+	err := l.change("truncating", func() error { return l.entries.truncate(from, last) })
+	if err != nil {
 		return err
 	}
+	if l.noteTruncated(from) {
+		l.reloadVoters()
+	}
+	return nil
+}
+
+// noteTruncated tells whether the latest configuration was among what was deleted.
+func (l *Log) noteTruncated(from uint64) (latestGone bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last = from - 1
 	l.tail.truncate(from)
 	keep, _ := slices.BinarySearch(l.hidden, from)
 	l.hidden = l.hidden[:keep]
-	return nil
+	return l.voters.dropFromLocked(from)
 }
 
 func (l *Log) clear(first, last uint64) error {
-	if err := l.deleteEntries(first, last); err != nil {
+	err := l.change("clearing", func() error {
+		if err := l.entries.clear(first, last); err != nil {
+			return err
+		}
+		return l.waitDurable()
+	})
+	if err != nil {
 		return err
 	}
 	l.mu.Lock()
-	l.first, l.last, l.listed, l.hidden = 0, 0, 0, nil
+	l.first, l.last, l.listed, l.hidden, l.voters = 0, 0, 0, nil, voters{}
 	l.tail = tailCache{bytesMax: l.tail.bytesMax}
 	l.mu.Unlock()
 	l.snapshots.dropUnreachable(0, 0)
+	l.reloadVoters()
 	return nil
 }
 
-func (l *Log) deleteEntries(from, to uint64) error {
-	return l.node.write(fmt.Sprintf("deleting [%d, %d] from the log of %s", from, to, l.who), func() error {
-		return l.entries.DeleteRange(from, to)
-	})
+func (l *Log) change(what string, do func() error) error {
+	return l.node.write(what+" the log of "+l.who.String(), do)
 }

@@ -445,11 +445,11 @@ func (f *faultyEntries) StoreLogs(logs []*raft.Log) error {
 	return f.entryStore.StoreLogs(logs)
 }
 
-func (f *faultyEntries) DeleteRange(from, to uint64) error {
+func (f *faultyEntries) truncate(from, last uint64) error {
 	if f.fail != nil {
 		return f.fail
 	}
-	return f.entryStore.DeleteRange(from, to)
+	return f.entryStore.truncate(from, last)
 }
 
 func TestWriteErrorIsFatal(t *testing.T) {

@@ -7,20 +7,17 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Memory is a backend for simulation: logs and records of one node that outlive the Node, as files would. A
-// crash loses nothing of it, since a write that returned counts as durable.
+// Memory stands in for the bolt files of one node in a simulation, and outlives the Node as files would. A crash loses
+// nothing of it, since a write that returned counts as durable.
 type Memory struct {
 	mu      sync.Mutex
 	entries map[identity]*raft.InmemStore
-	copies  [2]memoryRecords
+	meta    memoryRecords
 }
 
 // NewMemory returns an empty one.
 func NewMemory() *Memory {
-	m := &Memory{entries: make(map[identity]*raft.InmemStore)}
-	m.copies[0] = memoryRecords{file: "votes", values: make(map[string][]byte)}
-	m.copies[1] = memoryRecords{file: "meta", values: make(map[string][]byte)}
-	return m
+	return &Memory{entries: make(map[identity]*raft.InmemStore), meta: memoryRecords{values: make(map[string][]byte)}}
 }
 
 func (m *Memory) openEntries(who identity) (entryStore, error) {
@@ -31,7 +28,7 @@ func (m *Memory) openEntries(who identity) (entryStore, error) {
 		store = raft.NewInmemStore()
 		m.entries[who] = store
 	}
-	return memoryEntries{store}, nil
+	return memoryEntries{InmemStore: store}, nil
 }
 
 func (m *Memory) removeEntries(who identity) error {
@@ -41,12 +38,19 @@ func (m *Memory) removeEntries(who identity) error {
 	return nil
 }
 
-func (m *Memory) recordCopies() [2]recordStore { return [2]recordStore{&m.copies[0], &m.copies[1]} }
+func (m *Memory) records() recordStore { return &m.meta }
 
 func (m *Memory) close() error { return nil }
 
 // memoryEntries is a log in memory.
-type memoryEntries struct{ *raft.InmemStore }
+type memoryEntries struct {
+	*raft.InmemStore
+	durable
+}
+
+func (e memoryEntries) compact(first, to uint64) error   { return e.DeleteRange(first, to) }
+func (e memoryEntries) truncate(from, last uint64) error { return e.DeleteRange(from, last) }
+func (e memoryEntries) clear(first, last uint64) error   { return e.DeleteRange(first, last) }
 
 // StoreLogs copies the entries: raft's own are parts of futures that would be kept alive.
 func (e memoryEntries) StoreLogs(entries []*raft.Log) error {
@@ -61,24 +65,23 @@ func (e memoryEntries) StoreLogs(entries []*raft.Log) error {
 // Close keeps everything: the next open finds it.
 func (memoryEntries) Close() error { return nil }
 
-// memoryRecords is one copy of the records.
+// memoryRecords is the second copy of the records.
 type memoryRecords struct {
-	file   string
 	mu     sync.Mutex
 	values map[string][]byte
 }
 
-func (r *memoryRecords) name() string { return r.file }
+func (r *memoryRecords) name() string { return "memory" }
 
-func (r *memoryRecords) get(key string) ([]byte, error) {
+func (r *memoryRecords) get(who identity, name string) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return bytes.Clone(r.values[key]), nil
+	return bytes.Clone(r.values[recordKey(who, name)]), nil
 }
 
-func (r *memoryRecords) set(key string, value []byte) error {
+func (r *memoryRecords) set(who identity, name string, value []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.values[key] = bytes.Clone(value)
+	r.values[recordKey(who, name)] = bytes.Clone(value)
 	return nil
 }

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
+	"github.com/ostraka-db/ostraka/raftfsm/wal"
 	"github.com/ostraka-db/ostraka/shard"
 )
 
@@ -23,25 +25,36 @@ var (
 	// ErrReplicaRemoved means that a replica was wiped. Its id is never used again: a replica that forgot what it
 	// vouched for must not come back under the name it vouched by.
 	ErrReplicaRemoved = errors.New("storage: replica was removed")
+	// ErrOldLayout means a data directory of a build that kept its logs in other files.
+	ErrOldLayout = errors.New("storage: data directory of an older layout")
 )
 
 // Config is what a Node needs. Zero numbers take the defaults named at each field.
 type Config struct {
 	// Dir is the data directory. Required. The caller holds its lock.
 	Dir string
-	// FS holds the snapshots. Default disk.OS. Logs and records are bolt files, which are always on the real
-	// filesystem, unless Memory is set.
+	// FS holds the write-ahead log and the snapshots. Default disk.OS. The files in meta/ are bolt's, which are always
+	// on the real filesystem, unless Memory is set.
 	FS disk.FS
-	// Memory, when set, holds logs and records instead of files: whole groups can run under testing/synctest.
-	// A Node opened later with the same Memory finds what the former one left.
+	// Memory, when set, stands in for the files in meta/: whole groups can run under testing/synctest. A Node opened
+	// later with the same Memory finds what the former one left.
 	Memory *Memory
+	// Sync says when the logs of shards count as durable. Default wal.SyncAlways.
+	Sync wal.SyncMode
+	// SegmentBytes is the size of the write-ahead log's files. Default 32 MiB, or 1 MiB with Memory.
+	SegmentBytes int64
+	// Damaged, if set, is told when a read found a replica's log damaged. Called once per replica, from any goroutine; it
+	// must not block.
+	Damaged func(shard.ID, shard.ReplicaID, error)
+	// Progress, if set, hears while the write-ahead log is read at open: bytes of so many.
+	Progress func(done, total int64)
 	// Fatal is called once, when a log or record write failed or stalled. In production it ends the process. When
 	// it returns, all later writes of the node fail. Required.
 	Fatal func(error)
 	// StallMax is how long a log or record write may take before Fatal is called. Default 10 s.
 	StallMax time.Duration
 	// TailCacheBytes bounds the memory per replica for the newest log entries, which replication reads.
-	// Default 4 MiB.
+	// Default 4 MiB; all replicas together have 32 times that.
 	TailCacheBytes int
 	// SnapshotsKept is how many snapshots each replica keeps. Default 2. One more costs its size, and the log back
 	// to it.
@@ -61,6 +74,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.TailCacheBytes == 0 {
 		c.TailCacheBytes = 4 << 20
+	}
+	if c.SegmentBytes == 0 && c.Memory != nil {
+		c.SegmentBytes = 1 << 20
+	}
+	if c.Damaged == nil {
+		c.Damaged = func(shard.ID, shard.ReplicaID, error) {}
 	}
 	if c.SnapshotsKept == 0 {
 		c.SnapshotsKept = 2
@@ -89,7 +108,13 @@ func (id identity) String() string {
 // Node holds the stores of all replicas of one process.
 type Node struct {
 	cfg     Config
+	wal     *wal.Log
 	backend backend
+	// copies are the two independent stores that every record is written to, in this order.
+	copies [2]recordStore
+
+	// openCount is the size of open.
+	openCount atomic.Int32
 
 	// failed is set once, by the first failed or stalled write.
 	failed atomic.Pointer[error]
@@ -110,15 +135,71 @@ func Open(cfg Config) (*Node, error) {
 			return nil, err
 		}
 	}
+	if err := refuseOldLayout(cfg); err != nil {
+		return nil, err
+	}
 	n := &Node{cfg: cfg, open: make(map[identity]*Replica)}
 	if cfg.Memory != nil {
 		n.backend = cfg.Memory
-		return n, nil
-	}
-	if n.backend, err = openBolt(cfg.Dir, cfg.NoSync); err != nil {
+	} else if n.backend, err = openBolt(cfg.Dir, cfg.NoSync); err != nil {
 		return nil, err
 	}
+	n.wal, err = wal.Open(wal.Config{Dir: filepath.Join(cfg.Dir, walDir), FS: cfg.FS, SegmentBytes: cfg.SegmentBytes, Sync: cfg.Sync,
+		StallMax: cfg.StallMax, SlowMax: min(cfg.StallMax, walSlowMax), Fatal: func(err error) { n.fail(err) }, Progress: cfg.Progress, Logger: cfg.Logger})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the write-ahead log: %w", err), n.backend.close())
+	}
+	n.copies = [2]recordStore{walRecords{wal: n.wal, dir: filepath.Join(cfg.Dir, walDir)}, n.backend.records()}
 	return n, nil
+}
+
+// walSlowMax is how long a write may take before the replicas here stop leading and following: see Log.Stalled.
+const walSlowMax = 2 * time.Second
+
+// refuseOldLayout recognises the logs of builds before there was a write-ahead log.
+func refuseOldLayout(cfg Config) error {
+	old := filepath.Join(cfg.Dir, walDir, "votes.bolt")
+	if _, err := cfg.FS.Stat(old); err == nil {
+		return fmt.Errorf("%w: %s is there; export with the build that wrote it, and import into a new cluster", ErrOldLayout, old)
+	}
+	return nil
+}
+
+// openEntries opens a replica's log: the meta group's is a file of its own, those of shards lie in the write-ahead log.
+func (n *Node) openEntries(who identity) (entryStore, error) {
+	replica := n.wal.Replica(walID(who))
+	if err := replica.Damage(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrLogDamaged, err)
+	}
+	if who.group == shard.MetaGroup {
+		return n.backend.openEntries(who)
+	}
+	return &walEntries{wal: n.wal, replica: replica}, nil
+}
+
+// removeEntries deletes a closed log and what the write-ahead log has of the replica, durably.
+func (n *Node) removeEntries(who identity) error {
+	if who.group == shard.MetaGroup {
+		if err := n.backend.removeEntries(who); err != nil {
+			return err
+		}
+	}
+	replica := n.wal.Replica(walID(who))
+	if err := replica.Forget(); err != nil {
+		return err
+	}
+	return n.wal.WaitDurable(context.Background(), replica.Appended())
+}
+
+// WAL tells how the write-ahead log fares.
+func (n *Node) WAL() wal.Stats { return n.wal.Stats() }
+
+// tailShares is how many replicas can have the whole of Config.TailCacheBytes.
+const tailShares = 32
+
+// tailBytesMax is what each replica may keep in memory of its log.
+func (n *Node) tailBytesMax() int {
+	return n.cfg.TailCacheBytes * tailShares / max(tailShares, int(n.openCount.Load()))
 }
 
 // Open opens a replica's stores, empty ones if there are none yet. Call Reconcile before giving them to raft.
@@ -139,6 +220,7 @@ func (n *Node) Open(group shard.ID, id shard.ReplicaID) (*Replica, error) {
 		return nil, fmt.Errorf("opening %s: %w", who, err)
 	}
 	n.open[who] = r
+	n.openCount.Store(int32(len(n.open)))
 	return r, nil
 }
 
@@ -157,7 +239,7 @@ func (n *Node) Remove(group shard.ID, id shard.ReplicaID) error {
 	if err := n.markRemoved(who); err != nil {
 		return fmt.Errorf("removing %s: %w", who, err)
 	}
-	if err := n.backend.removeEntries(who); err != nil {
+	if err := n.removeEntries(who); err != nil {
 		return fmt.Errorf("removing the log of %s: %w", who, err)
 	}
 	if err := removeSnapshots(n.cfg.FS, n.snapshotDir(group), id); err != nil {
@@ -183,6 +265,10 @@ func (n *Node) Close() error {
 	for _, r := range replicas {
 		errs = append(errs, r.Close())
 	}
+	failed := n.failure()
+	if err := n.wal.Close(); failed == nil { // else it has been told
+		errs = append(errs, err)
+	}
 	return errors.Join(append(errs, n.backend.close())...)
 }
 
@@ -190,6 +276,7 @@ func (n *Node) forget(who identity) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.open, who)
+	n.openCount.Store(int32(len(n.open)))
 }
 
 func (n *Node) snapshotDir(group shard.ID) string {

@@ -81,7 +81,7 @@ func TestRemoveDamaged(t *testing.T) {
 	r := g.open()
 	setTerm(t, r, 2)
 	must(t, r.Close())
-	g.cfg.Memory.copies[0].values["3/7/"+recordTerm][3] ^= 1
+	g.cfg.Memory.meta.values["3/7/"+recordTerm][3] ^= 1
 	_, err := g.node.Open(testGroup, testReplica)
 	wantErr(t, err, ErrVoteRecordDamaged)
 	must(t, g.node.Remove(testGroup, testReplica))
@@ -96,7 +96,7 @@ func TestLayout(t *testing.T) {
 	must(t, err)
 	must(t, meta.Log.StoreLogs(entries(1, 1, 1)))
 	id := takeSnapshot(t, meta, 1, 1)
-	for _, file := range []string{"meta/meta.bolt", "meta/log-1.bolt", "wal/votes.bolt", "wal/shard-3-7.bolt", "snap/0/" + id + ".snap", "snap/3"} {
+	for _, file := range []string{"meta/meta.bolt", "meta/log-1.bolt", "wal/0000000000000001.wal", "snap/0/" + id + ".snap", "snap/3"} {
 		if _, err := os.Stat(filepath.Join(g.cfg.Dir, file)); err != nil {
 			t.Error(err)
 		}
@@ -106,6 +106,15 @@ func TestLayout(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(g.cfg.Dir, "meta/log-1.bolt")); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
+}
+
+// What a build before the write-ahead log left is refused, and the error says what to do.
+func TestOldLayout(t *testing.T) {
+	g := newRig(t, Config{Dir: t.TempDir(), NoSync: true})
+	must(t, g.node.Close())
+	writeTestFile(t, filepath.Join(g.cfg.Dir, walDir, "votes.bolt"), nil)
+	_, err := Open(g.cfg)
+	wantErr(t, err, ErrOldLayout)
 }
 
 // A second process can't come in by bolt's lock either, and what isn't a bolt file is an error that names it.

@@ -80,7 +80,7 @@ func TestReconcile(t *testing.T) {
 			// A log from 1 on, so that both snapshots are kept; the one to be tested goes in below.
 			must(t, r.Log.StoreLogs(entries(1, 40, 3)))
 			older, newer := takeSnapshot(t, r, 20, 2), takeSnapshot(t, r, 40, 3)
-			must(t, r.Log.entries.DeleteRange(1, 40))
+			must(t, r.Log.entries.clear(1, 40))
 			for i := c.log.from; i <= c.log.to && i > 0; i++ {
 				term := c.log.term
 				if i <= 20 {

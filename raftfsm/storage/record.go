@@ -8,8 +8,8 @@ import (
 )
 
 // A record is a small fact about a replica that must never be forgotten: its term, its vote, its minimum index,
-// that it was removed. Each is kept twice, in stores that share no file, and written to the first copy before
-// the second; nothing is answered before both are durable.
+// that it was removed. Each is kept twice, in the write-ahead log and in meta/, and written to the first before the
+// second; nothing is answered before both are durable.
 //
 //	format  counter   payload    CRC-32C
 //	1 byte  8 bytes   any bytes  4 bytes     big-endian; the checksum covers the key and all before it
@@ -21,6 +21,7 @@ import (
 //	n + 1        n, or none    the power went between the two writes, or the second copy's file fell back to an
 //	             and n = 0     older page (bolt does so silently). The first copy counts: nobody was told of it,
 //	                           but remembering a vote that nobody counted harms nobody.
+//	             removed       the replica was removed, whatever the first copy says: what it had there is gone.
 //	anything else              rot. The first copy can't be behind, nor ahead by two.
 //
 // A copy that is present but doesn't check is rot, whatever the other says: design.md's rule is not to vote
@@ -41,6 +42,11 @@ const (
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// recordKey is unique to the replica for ever, as replica ids are.
+func recordKey(who identity, name string) string {
+	return fmt.Sprintf("%d/%d/%s", uint32(who.group), uint64(who.replica), name)
+}
 
 // checksum of the key too, so that one replica's record is never taken for another's.
 func (r record) encode(key string) []byte {
@@ -79,10 +85,11 @@ func decodeRecord(key string, b []byte) (record, error) {
 
 // readRecord reads both copies of a record and decides what it is. behind says that the second copy is to be
 // written again.
-func readRecord(copies [2]recordStore, key string) (r record, behind bool, err error) {
+func readRecord(copies [2]recordStore, who identity, name string) (r record, behind bool, err error) {
 	var got [2]record
+	key := recordKey(who, name)
 	for i, c := range copies {
-		raw, err := c.get(key)
+		raw, err := c.get(who, name)
 		if err == nil {
 			got[i], err = decodeRecord(key, raw)
 		}
@@ -102,10 +109,11 @@ func readRecord(copies [2]recordStore, key string) (r record, behind bool, err e
 }
 
 // writeRecord writes both copies, in the order that readRecord relies on.
-func writeRecord(copies [2]recordStore, key string, r record) error {
+func writeRecord(copies [2]recordStore, who identity, name string, r record) error {
+	key := recordKey(who, name)
 	encoded := r.encode(key)
 	for _, c := range copies {
-		if err := c.set(key, encoded); err != nil {
+		if err := c.set(who, name, encoded); err != nil {
 			return fmt.Errorf("%s: record %q: %w", c.name(), key, err)
 		}
 	}

@@ -36,7 +36,7 @@ func (n *Node) openReplica(who identity) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries, err := n.backend.openEntries(who)
+	entries, err := n.openEntries(who)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func (n *Node) openReplica(who identity) (*Replica, error) {
 	if err != nil {
 		return nil, errors.Join(err, entries.Close())
 	}
-	snapshots.bounds = log.bounds
+	snapshots.log = log
 	return &Replica{Log: log, Stable: stable, Snapshots: snapshots, node: n, who: who}, nil
 }
 

@@ -36,16 +36,12 @@ const (
 // older ones are removed. Open checks each block as it is read and the end before it says io.EOF: whoever
 // restores from it builds aside and swaps only after io.EOF.
 type Snapshots struct {
-	// BeforePublish, when set, is called before a finished snapshot gets its name, and its error refuses it:
-	// for a log that answers before it is durable, a snapshot must not overtake it. Set it before raft starts.
-	BeforePublish func() error
-
 	node   *Node
 	who    identity
 	dir    string
 	stable *Stable
-	// bounds returns the log's bounds, once there is one.
-	bounds func() (first, last uint64)
+	// log is the replica's, once there is one.
+	log *Log
 
 	mu sync.Mutex
 	// kept are the snapshots that may be restored from, the newest first.
@@ -285,6 +281,17 @@ func (s *Snapshots) newest() (snapshotName, bool) {
 	return s.kept[0].snapshotName, true
 }
 
+// newestConfiguration returns the newest snapshot's configuration and its index; 0: there is no snapshot.
+func (s *Snapshots) newestConfiguration() (raft.Configuration, uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.kept) == 0 {
+		return raft.Configuration{}, 0
+	}
+	meta := &s.kept[0].meta
+	return meta.Configuration, meta.ConfigurationIndex
+}
+
 // termAt returns the term of a kept snapshot with this index, or only of the newest.
 func (s *Snapshots) termAt(index uint64, onlyNewest bool) (uint64, bool) {
 	s.mu.Lock()
@@ -300,12 +307,11 @@ func (s *Snapshots) termAt(index uint64, onlyNewest bool) (uint64, bool) {
 	return 0, false
 }
 
-// publish gives a finished file its name and takes it into use.
+// publish gives a finished file its name and takes it into use, once all that the log has is durable: a snapshot must not
+// overtake it (raft.md, gated answers, 4).
 func (s *Snapshots) publish(file snapshotFile) error {
-	if s.BeforePublish != nil {
-		if err := s.BeforePublish(); err != nil {
-			return err
-		}
+	if err := s.log.waitDurable(); err != nil {
+		return err
 	}
 	path := s.path(file.snapshotName)
 	s.mu.Lock()
@@ -342,7 +348,7 @@ func (s *Snapshots) prune() {
 	}
 	s.mu.Unlock()
 	s.removeFiles(old)
-	s.dropUnreachable(s.bounds())
+	s.dropUnreachable(s.log.bounds())
 }
 
 // dropUnreachable removes the snapshots from which raft could not go on by the log [first, last]: all older than

@@ -59,22 +59,22 @@ var _ raft.StableStore = (*Stable)(nil)
 // openStable reads a replica's records and repairs what a crash between two writes left.
 func openStable(n *Node, who identity) (*Stable, error) {
 	s := &Stable{node: n, who: who, records: make(map[string]record)}
-	for _, name := range []string{recordRemoved, recordTerm, recordVote, recordMinIndex} {
-		r, behind, err := readRecord(n.backend.recordCopies(), s.key(name))
+	if n.wasRemoved(who) {
+		return nil, ErrReplicaRemoved
+	}
+	for _, name := range []string{recordTerm, recordVote, recordMinIndex} {
+		r, behind, err := readRecord(n.copies, who, name)
 		if err != nil {
 			return nil, err
 		}
 		if err := checkPayload(name, r); err != nil {
-			return nil, fmt.Errorf("%w: record %q: %w", ErrVoteRecordDamaged, s.key(name), err)
-		}
-		if name == recordRemoved && r.counter > 0 {
-			return nil, ErrReplicaRemoved
+			return nil, fmt.Errorf("%w: record %q of %s: %w", ErrVoteRecordDamaged, name, who, err)
 		}
 		s.records[name] = r
 		if !behind {
 			continue
 		}
-		n.cfg.Logger.Warn("a record's second copy was behind; written again", "record", s.key(name), "file", n.backend.recordCopies()[1].name())
+		n.cfg.Logger.Warn("a record's second copy was behind; written again", "record", name, "replica", who.String(), "file", n.copies[1].name())
 		if err := s.put(name, r); err != nil {
 			return nil, err
 		}
@@ -92,11 +92,6 @@ func checkPayload(name string, r record) error {
 		return nil
 	}
 	return fmt.Errorf("payload of %d bytes", len(r.payload))
-}
-
-// key is unique to the replica for ever, as replica ids are.
-func (s *Stable) key(name string) string {
-	return fmt.Sprintf("%d/%d/%s", uint32(s.who.group), uint64(s.who.replica), name)
 }
 
 // SetUint64 implements raft.StableStore for the current term and the term of a vote.
@@ -237,16 +232,26 @@ func (s *Stable) writeLocked(name string, payload []byte) error {
 
 func (s *Stable) put(name string, r record) error {
 	return s.node.write(fmt.Sprintf("writing the %s record of %s", name, s.who), func() error {
-		return writeRecord(s.node.backend.recordCopies(), s.key(name), r)
+		return writeRecord(s.node.copies, s.who, name, r)
 	})
+}
+
+// wasRemoved tells whether a replica's id is used up. Either copy will do: what the log had of it goes with it.
+func (n *Node) wasRemoved(who identity) bool {
+	for _, c := range n.copies {
+		raw, err := c.get(who, recordRemoved)
+		if err != nil {
+			continue
+		}
+		if r, err := decodeRecord(recordKey(who, recordRemoved), raw); err == nil && r.counter > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // markRemoved records that a replica's id is used up. A replica with damaged records can be removed too.
 func (n *Node) markRemoved(who identity) error {
-	s := &Stable{node: n, who: who, records: make(map[string]record)}
-	r, behind, err := readRecord(n.backend.recordCopies(), s.key(recordRemoved))
-	if err == nil && r.counter > 0 && !behind {
-		return nil
-	}
+	s := &Stable{node: n, who: who}
 	return s.put(recordRemoved, record{counter: 1})
 }

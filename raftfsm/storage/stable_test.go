@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 )
@@ -119,17 +120,20 @@ func TestNothingIsForgotten(t *testing.T) {
 }
 
 // copyState sets what a copy of a record holds: write n of it, or nothing for n = 0.
-func copyState(c recordStore, key string, n uint64, payload string) {
-	if n == 0 {
-		c.(*memoryRecords).values = map[string][]byte{}
-		return
+func copyState(c recordStore, n uint64, payload string) {
+	if n > 0 {
+		_ = c.set(testIdentity, recordVote, record{counter: n, payload: []byte(payload)}.encode(recordKey(testIdentity, recordVote)))
 	}
-	_ = c.set(key, record{counter: n, payload: []byte(payload)}.encode(key))
+}
+
+var testIdentity = identity{testGroup, testReplica}
+
+func newMemoryCopies() [2]recordStore {
+	return [2]recordStore{&memoryRecords{values: make(map[string][]byte)}, &memoryRecords{values: make(map[string][]byte)}}
 }
 
 // Which disagreements of the two copies a crash leaves, and which are rot.
 func TestRecordCopies(t *testing.T) {
-	const key = "3/7/vote"
 	for _, c := range []struct {
 		first, second               uint64 // how many writes each copy has seen
 		firstPayload, secondPayload string
@@ -149,10 +153,10 @@ func TestRecordCopies(t *testing.T) {
 		{7, 9, "a", "b", "rot", false},
 	} {
 		t.Run(fmt.Sprintf("%d%s-%d%s", c.first, c.firstPayload, c.second, c.secondPayload), func(t *testing.T) {
-			copies := NewMemory().recordCopies()
-			copyState(copies[0], key, c.first, c.firstPayload)
-			copyState(copies[1], key, c.second, c.secondPayload)
-			r, behind, err := readRecord(copies, key)
+			copies := newMemoryCopies()
+			copyState(copies[0], c.first, c.firstPayload)
+			copyState(copies[1], c.second, c.secondPayload)
+			r, behind, err := readRecord(copies, testIdentity, recordVote)
 			if c.want == "rot" {
 				wantErr(t, err, ErrVoteRecordDamaged)
 				return
@@ -164,30 +168,20 @@ func TestRecordCopies(t *testing.T) {
 	}
 }
 
-// failingRecords fails the Set after so many.
-type failingRecords struct {
-	*Memory
-	sets int
+// failingCopy fails the set after so many of both copies together.
+type failingCopy struct {
+	recordStore
+	left *int
 }
 
 var errSet = errors.New("no more sets")
 
-func (f *failingRecords) recordCopies() [2]recordStore {
-	copies := f.Memory.recordCopies()
-	return [2]recordStore{failingCopy{copies[0], f}, failingCopy{copies[1], f}}
-}
-
-type failingCopy struct {
-	recordStore
-	records *failingRecords
-}
-
-func (c failingCopy) set(key string, value []byte) error {
-	if c.records.sets == 0 {
+func (c failingCopy) set(who identity, name string, value []byte) error {
+	if *c.left == 0 {
 		return errSet
 	}
-	c.records.sets--
-	return c.recordStore.set(key, value)
+	*c.left--
+	return c.recordStore.set(who, name, value)
 }
 
 // Cut at each write of a series of terms and votes, the replica comes back with the newest answered one or the one
@@ -196,7 +190,10 @@ func TestVotesSurviveACrashAtEachWrite(t *testing.T) {
 	const votes = 4
 	for sets := range 4*votes + 1 {
 		g := newMemoryRig(t)
-		g.node.backend = &failingRecords{Memory: g.cfg.Memory, sets: sets}
+		left := sets
+		for i, c := range g.node.copies {
+			g.node.copies[i] = failingCopy{c, &left}
+		}
 		r := g.open()
 		answered := uint64(0)
 		for term := uint64(1); term <= votes; term++ {
@@ -240,13 +237,14 @@ func wantTermAtLeast(t *testing.T, r *Replica, term uint64) {
 // Each flipped byte of each record in each copy is found, and the file named.
 func TestFlippedVoteBytes(t *testing.T) {
 	g := newMemoryRig(t)
+	g.node.copies = newMemoryCopies()
 	r := g.open()
 	setTerm(t, r, 6)
 	must(t, vote(r, 6, "n1/7"))
 	must(t, r.Stable.raiseMinIndex(4))
 	must(t, r.Close())
-	for i := range g.cfg.Memory.copies {
-		c := &g.cfg.Memory.copies[i]
+	for _, copied := range g.node.copies {
+		c := copied.(*memoryRecords)
 		for key, value := range c.values {
 			for at := range value {
 				for _, flip := range []byte{1, 0x80, 0xff} {
@@ -254,8 +252,8 @@ func TestFlippedVoteBytes(t *testing.T) {
 					c.values[key][at] ^= flip
 					_, err := g.node.Open(testGroup, testReplica)
 					wantErr(t, err, ErrVoteRecordDamaged)
-					if !bytes.Contains([]byte(err.Error()), []byte(c.file)) {
-						t.Fatalf("%v does not name %s", err, c.file)
+					if !errorNames(err, c.name()) {
+						t.Fatalf("%v does not name %s", err, c.name())
 					}
 				}
 			}
@@ -279,31 +277,28 @@ func TestRecordUnderAnotherKey(t *testing.T) {
 }
 
 // bolt falls back to its older meta page without a word when the newer is damaged. Here the file as it was before the
-// last write stands for that: in the second copy it is made up for, in the first it is found.
+// last write stands for that: the first copy makes up for it.
 func TestBoltFallsBackToAnOlderPage(t *testing.T) {
-	for _, c := range []struct {
-		file string
-		want error
-	}{
-		{filepath.Join(metaDir, "meta.bolt"), nil},
-		{filepath.Join(walDir, "votes.bolt"), ErrVoteRecordDamaged},
-	} {
-		t.Run(filepath.Base(c.file), func(t *testing.T) {
-			g := newRig(t, Config{Dir: t.TempDir(), NoSync: true})
-			path := filepath.Join(g.cfg.Dir, c.file)
-			must(t, vote(g.open(), 1, "a"))
-			must(t, g.node.Close())
-			before := readTestFile(t, path)
-			g.start()
-			must(t, vote(g.open(), 2, "b"))
-			must(t, g.node.Close())
-			writeTestFile(t, path, before)
-			g.start()
-			r, err := g.node.Open(testGroup, testReplica)
-			wantErr(t, err, c.want)
-			if err == nil {
-				wantVote(t, r, 2, "b")
-			}
-		})
-	}
+	g := newRig(t, Config{Dir: t.TempDir(), NoSync: true})
+	path := filepath.Join(g.cfg.Dir, metaDir, "meta.bolt")
+	must(t, vote(g.open(), 1, "a"))
+	must(t, g.node.Close())
+	before := readTestFile(t, path)
+	g.start()
+	must(t, vote(g.open(), 2, "b"))
+	must(t, g.node.Close())
+	writeTestFile(t, path, before)
+	g.start()
+	wantVote(t, g.open(), 2, "b")
+}
+
+// A write-ahead log that is gone takes the votes with it; the second copy tells.
+func TestLostLogIsFound(t *testing.T) {
+	g := newRig(t, Config{Dir: t.TempDir(), NoSync: true})
+	must(t, vote(g.open(), 1, "a"))
+	must(t, g.node.Close())
+	must(t, os.RemoveAll(filepath.Join(g.cfg.Dir, walDir)))
+	g.start()
+	_, err := g.node.Open(testGroup, testReplica)
+	wantErr(t, err, ErrVoteRecordDamaged)
 }

@@ -135,4 +135,3 @@ func check(t testing.TB, r *Replica, want []Entry) {
 		}
 	}
 }
-
