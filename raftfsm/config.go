@@ -61,10 +61,14 @@ type SnapshotConfig struct {
 	// LogBytes appended since the last snapshot call for another. Default 64 MiB.
 	LogBytes uint64
 	// LogEntries since the last snapshot call for one too: bytes are counted from the process's start only, and a
-	// node that is restarted often must not gather log for ever. Default 10 × TrailingEntries.
+	// node that is restarted often must not gather log for ever. Default 200,000.
 	LogEntries uint64
-	// TrailingEntries are kept before the snapshot, so that a slow follower needs none. Default 20,000.
+	// TrailingEntries are kept before the snapshot at least. Default 100: what spares a slow follower a snapshot is that the
+	// log is kept back to the snapshot before the last, so between one and two times LogBytes.
 	TrailingEntries uint64
+	// BytesPerSecond bounds the writing of snapshots on the whole node, so that the log has the disk and the callers the
+	// processor. Default 64 MiB.
+	BytesPerSecond int
 	// Parallel is how many replicas of a node are written at once. Default 1.
 	Parallel int
 	// CheckEvery is the scheduler's beat. Default 1 s.
@@ -100,8 +104,9 @@ func (c *Config) withDefaults() (Config, error) {
 	setDefault(&d.Proposer.InFlightMax, 4)
 	setDefault(&d.Proposer.EnqueueTimeout, 2*time.Second)
 	setDefault(&d.Snapshots.LogBytes, 64<<20)
-	setDefault(&d.Snapshots.TrailingEntries, 20_000)
-	setDefault(&d.Snapshots.LogEntries, 10*d.Snapshots.TrailingEntries)
+	setDefault(&d.Snapshots.TrailingEntries, 100)
+	setDefault(&d.Snapshots.LogEntries, 200_000)
+	setDefault(&d.Snapshots.BytesPerSecond, 64<<20)
 	setDefault(&d.Snapshots.Parallel, 1)
 	setDefault(&d.Snapshots.CheckEvery, time.Second)
 	setDefault(&d.Reaping.Every, 100*time.Millisecond)
@@ -115,6 +120,8 @@ func (c *Config) withDefaults() (Config, error) {
 		return d, fmt.Errorf("raftfsm: Config.Node is empty")
 	case d.Storage == nil || d.Transport == nil || d.Logger == nil || d.Fatal == nil:
 		return d, fmt.Errorf("raftfsm: Config needs Storage, Transport, Logger and Fatal")
+	case d.Snapshots.BytesPerSecond < snapshotSliceBytes:
+		return d, fmt.Errorf("raftfsm: Snapshots.BytesPerSecond %d is below a slice of %d bytes", d.Snapshots.BytesPerSecond, snapshotSliceBytes)
 	case d.Timing.LeaderLease > d.Timing.Election:
 		return d, fmt.Errorf("raftfsm: Timing.LeaderLease %s is over Timing.Election %s", d.Timing.LeaderLease, d.Timing.Election)
 	}

@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
+	"golang.org/x/time/rate"
 )
 
 // machine is the state that a group replicates: shardMachine holds keys, metaMachine the cluster's own state.
@@ -39,6 +41,8 @@ type fsm struct {
 	halted bool
 	// running is set once raft has started: a restore is an InstallSnapshot's from then on.
 	running atomic.Bool
+	// throttle paces the writing of snapshots; shared by all replicas of a node.
+	throttle *rate.Limiter
 	// installs counts restores of one identical snapshot with nothing applied in between (raft#697).
 	installs installCounter
 }
@@ -86,7 +90,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fsmSnapshot{state: state}, nil
+	return &fsmSnapshot{state: state, throttle: f.throttle}, nil
 }
 
 // Restore implements raft.FSM. raft calls it at the start, where it may try an older snapshot after an error,
@@ -111,13 +115,42 @@ func (f *fsm) Restore(source io.ReadCloser) error {
 }
 
 // fsmSnapshot implements raft.FSMSnapshot. Persist runs beside later applies.
-type fsmSnapshot struct{ state frozen }
+type fsmSnapshot struct {
+	state    frozen
+	throttle *rate.Limiter
+}
 
 func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
-	if err := s.state.persist(sink); err != nil {
+	if err := s.state.persist(throttled{sink, s.throttle}); err != nil {
 		return errors.Join(err, sink.Cancel())
 	}
 	return sink.Close()
+}
+
+// snapshotSliceBytes is what a snapshot may write at once. Between slices others come to the disk and the processor.
+const snapshotSliceBytes = 256 << 10
+
+// throttled writes in slices, no faster than the limiter allows.
+type throttled struct {
+	out   io.Writer
+	limit *rate.Limiter
+}
+
+func (w throttled) Write(p []byte) (int, error) {
+	written := 0
+	for written < len(p) {
+		slice := p[written:min(len(p), written+snapshotSliceBytes)]
+		// Never an error: a slice is within the burst, and the background has no deadline.
+		if err := w.limit.WaitN(context.Background(), len(slice)); err != nil {
+			return written, err
+		}
+		n, err := w.out.Write(slice)
+		written += n
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
 }
 
 func (s *fsmSnapshot) Release() { s.state.release() }

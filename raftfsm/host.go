@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+	"golang.org/x/time/rate"
 
 	"github.com/ostraka-db/ostraka/raftfsm/transport"
 	"github.com/ostraka-db/ostraka/shard"
@@ -25,6 +26,8 @@ type Host struct {
 	cfg       Config
 	confirmer *confirmer
 	scheduler *scheduler
+	// snapshotThrottle paces the snapshots of all replicas together.
+	snapshotThrottle *rate.Limiter
 
 	mu     sync.RWMutex
 	closed bool
@@ -38,7 +41,8 @@ func NewHost(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{cfg: full, groups: make(map[shard.ID]*Group)}
+	h := &Host{cfg: full, groups: make(map[shard.ID]*Group),
+		snapshotThrottle: rate.NewLimiter(rate.Limit(full.Snapshots.BytesPerSecond), snapshotSliceBytes)}
 	h.confirmer = newConfirmer(full.Node, full.Timing.Election, full.Transport.Confirm)
 	h.scheduler = newScheduler(h)
 	return h, nil

@@ -166,7 +166,7 @@ func (r *replica) run(stores *storage.Replica) (*life, error) {
 	}
 	l := &life{replica: r, stores: stores, facade: facade}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	l.fsm = &fsm{machine: r.newMachine(), halt: r.halted}
+	l.fsm = &fsm{machine: r.newMachine(), halt: r.halted, throttle: r.host.snapshotThrottle}
 	l.raft, err = raft.NewRaft(r.raftConfig(), l.fsm, stores.Log, stores.Stable, stores.Snapshots, facade)
 	if err != nil {
 		l.cancel()

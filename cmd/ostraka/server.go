@@ -63,7 +63,7 @@ func serverFlags(flags *pflag.FlagSet, cfg *server.Config) {
 	flags.IntVar(&cfg.Limits.ValueBytesMax, "value-bytes-max", 0, "longest value in `bytes`, up to 64 MiB, the same at all nodes; 0: the default of 8 MiB")
 	flags.IntVar(&cfg.Limits.ConnectionsMax, "connections-max", 0, "most connections at once; 0: the default of 16384")
 	flags.Uint64Var(&cfg.Snapshots.LogBytes, "snapshot-log-bytes", 0, "`bytes` of log after which a replica writes a snapshot; 0: the default of 64 MiB")
-	flags.Uint64Var(&cfg.Snapshots.TrailingEntries, "snapshot-trailing-entries", 0, "log entries kept before a snapshot for slow followers; 0: the default of 20,000")
+	flags.Uint64Var(&cfg.Snapshots.TrailingEntries, "snapshot-trailing-entries", 0, "log entries kept before a snapshot at least; 0: the default of 100")
 	flags.DurationVar(&cfg.DrainTimeout, "drain-timeout", 0, "longest time to hand over and end calls at shutdown; 0: the default of 15s")
 }
 

@@ -279,8 +279,8 @@ func (l *Log) lastVisibleListed(index uint64) (at uint64, known bool) {
 //	clearing     everything, after a snapshot was installed: raft's main loop
 //
 // A range that starts at or before the first entry and ends before the last is a compaction. It stops short of
-// the oldest kept snapshot's own entry, so that every kept snapshot can be gone on from; without any snapshot
-// nothing is deleted.
+// the oldest kept snapshot's own entry, so that every kept snapshot can be gone on from; before as many snapshots are
+// there as are to be kept, nothing is deleted: a follower that is a little behind the first should not need it.
 //
 // A range that starts after the first entry and reaches the last is a truncation.
 //
@@ -349,8 +349,8 @@ func (l *Log) agreesWithNewest(first, last uint64) (bool, error) {
 // as what was there before; a clear is durable. writeMu is held.
 
 func (l *Log) compact(first, to uint64) error {
-	oldest := l.snapshots.OldestIndex()
-	if oldest == 0 {
+	oldest, all := l.snapshots.oldestOfAll()
+	if !all {
 		return nil
 	}
 	if to = min(to, oldest-1); to < first {

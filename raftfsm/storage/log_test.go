@@ -159,7 +159,7 @@ func (m *logModel) committed() uint64 {
 
 // compacted is the last entry that a compaction up to to deletes.
 func (m *logModel) compacted(to uint64) uint64 {
-	if len(m.snapshots) == 0 {
+	if len(m.snapshots) < m.r.node.cfg.SnapshotsKept {
 		return 0
 	}
 	return min(to, m.snapshots[0]-1)
@@ -251,6 +251,8 @@ func TestCompactionKeepsTheLogBackToTheOldestSnapshot(t *testing.T) {
 		wantBounds(t, r, "[1, 100]") // without a snapshot nothing may go
 
 		takeSnapshot(t, r, 40, 1)
+		must(t, r.Log.DeleteRange(1, 40))
+		wantBounds(t, r, "[1, 100]") // nor before there are two
 		takeSnapshot(t, r, 80, 1)
 		must(t, r.Log.DeleteRange(1, 80))
 		wantBounds(t, r, "[40, 100]")

@@ -262,14 +262,14 @@ func (s *Snapshots) setAside(name snapshotName) error {
 	return s.node.cfg.FS.SyncDir(s.dir)
 }
 
-// OldestIndex returns the index of the oldest kept snapshot, 0 if there is none.
-func (s *Snapshots) OldestIndex() uint64 {
+// oldestOfAll returns the index of the oldest kept snapshot, and whether there are as many as are to be kept.
+func (s *Snapshots) oldestOfAll() (index uint64, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.kept) == 0 {
-		return 0
+	if len(s.kept) == 0 || len(s.kept) < s.node.cfg.SnapshotsKept {
+		return 0, false
 	}
-	return s.kept[len(s.kept)-1].index
+	return s.kept[len(s.kept)-1].index, true
 }
 
 func (s *Snapshots) newest() (snapshotName, bool) {

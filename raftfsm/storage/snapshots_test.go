@@ -63,7 +63,7 @@ func TestSnapshotsKept(t *testing.T) {
 	g := newMemoryRig(t)
 	r := g.open()
 	must(t, r.Log.StoreLogs(entries(1, 50, 1)))
-	if r.Snapshots.OldestIndex() != 0 {
+	if index, all := r.Snapshots.oldestOfAll(); index != 0 || all {
 		t.Fatal("an oldest snapshot of none")
 	}
 	first := takeSnapshot(t, r, 10, 1)
@@ -72,8 +72,8 @@ func TestSnapshotsKept(t *testing.T) {
 	wantListed(t, r, "20@1 20@1 ")
 	takeSnapshot(t, r, 30, 1)
 	wantListed(t, r, "30@1 20@1 ")
-	if r.Snapshots.OldestIndex() != 20 {
-		t.Fatalf("oldest %d", r.Snapshots.OldestIndex())
+	if index, all := r.Snapshots.oldestOfAll(); index != 20 || !all {
+		t.Fatalf("oldest %d, all %v", index, all)
 	}
 	_, err := r.Snapshots.Create(1, 29, 1, testServers, 1, nil)
 	wantErr(t, err, ErrSnapshotOld)
