@@ -160,7 +160,7 @@ func (r *replica) run(stores *storage.Replica) (*life, error) {
 	if err := refuseEmpty(stores); err != nil {
 		return nil, err
 	}
-	facade, err := r.host.cfg.Transport.Open(r.group, r.id)
+	facade, err := r.host.cfg.Transport.Open(r.group, r.id, stores.Log)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/ostraka-db/ostraka/raftfsm/knownbad"
 	"github.com/ostraka-db/ostraka/raftfsm/wal"
 )
 
@@ -220,11 +221,8 @@ func (l *Log) noteAppended(entries []*raft.Log) (wait bool) {
 	l.last = entries[len(entries)-1].Index
 	l.appended.Add(uint64(size))
 	changed := l.voters.noteLocked(entries)
-	return changed || l.voters.alone() || !gated
+	return (changed || l.voters.alone()) && !knownbad.SoleVoterGate
 }
-
-// gated: the transport holds the answers that vouch for entries.
-const gated = false
 
 // visible says whether raft gives entries of a type to a BatchingFSM (raft's fsm.go, applyBatch).
 func visible(t raft.LogType) bool { return t == raft.LogCommand || t == raft.LogConfiguration }

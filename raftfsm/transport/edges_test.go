@@ -205,7 +205,7 @@ func TestTimeoutNow(t *testing.T) {
 
 	// Another leader of term 4 is heard from; replica 1 does not know.
 	other := leader.t
-	third := &Facade{t: other, group: 7, replica: 3, history: newHistory(), ctx: leader.ctx, sequences: leader.sequences}
+	third := &Facade{t: other, group: 7, replica: 3, history: newHistory(), gate: durable{}, ctx: leader.ctx, sequences: leader.sequences}
 	if err := third.heartbeat(r.facade, 4); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -46,6 +47,9 @@ type Facade struct {
 	group   shard.ID
 	replica shard.ReplicaID
 	history *history
+	gate    Gate
+	// held counts the answers that wait for the disk; at most heldMax.
+	held atomic.Int32
 	// ctx ends with Close; the context of each call hangs below it.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -85,9 +89,9 @@ var (
 	_ raft.WithClose   = (*Facade)(nil)
 )
 
-func newFacade(t *Transport, group shard.ID, replica shard.ReplicaID, h *history) *Facade {
+func newFacade(t *Transport, group shard.ID, replica shard.ReplicaID, gate Gate, h *history) *Facade {
 	f := &Facade{
-		t: t, group: group, replica: replica, history: h,
+		t: t, group: group, replica: replica, history: h, gate: gate,
 		consumer: make(chan raft.RPC, inboxMax),
 		// One more than consumer holds: raft works on one while the collector still has it.
 		collecting: make(chan collectable, inboxMax+1),
@@ -142,14 +146,18 @@ func (f *Facade) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.
 }
 
 // AppendEntries sends an append, at most Config.FrameBytesMax of its entries, and waits for the answer: by
-// Config.AppendTimeout, or Config.VoteTimeout for a heartbeat. The entries that were left out are cut from args, which
+// Config.AppendTimeout, or Config.VoteTimeout for a heartbeat. A success is returned only once the entries are durable on
+// both ends (see Gate). The entries that were left out are cut from args, which
 // is where raft looks for what was sent.
 func (f *Facade) AppendEntries(_ raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if args.PrevLogEntry == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0 {
+		if f.gate.Stalled() {
+			return ErrDiskStalled
+		}
 		return f.call(target, args, resp, callOptions{timeout: f.t.cfg.VoteTimeout, lazy: true})
 	}
 	args.Entries = cutBatch(args.Entries, f.t.cfg.FrameBytesMax)
-	err := f.call(target, args, resp, callOptions{timeout: f.t.cfg.AppendTimeout, ordered: true, patient: true})
+	err := f.call(target, args, resp, callOptions{timeout: f.t.cfg.AppendTimeout, ordered: true, patient: true, counted: len(args.Entries) > 0})
 	if err == nil && resp.Success {
 		f.progress.Lock()
 		f.acked[target] = Progress{Term: args.Term, Index: args.PrevLogEntry + uint64(len(args.Entries)), At: time.Now()}
@@ -196,8 +204,14 @@ func (f *Facade) InstallSnapshot(_ raft.ServerID, target raft.ServerAddress, arg
 	if err != nil {
 		return err
 	}
+	own := f.gate.Appended()
 	answer, err := f.sendSnapshot(node, f.envelope(replica, args), args.Size, data)
 	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(f.ctx, f.t.cfg.AppendTimeout, ErrTimeout)
+	defer cancel()
+	if err := f.awaitDurable(ctx, own); err != nil {
 		return err
 	}
 	return readReply(answer, resp)
@@ -208,10 +222,12 @@ type callOptions struct {
 	lazy    bool // may wait to be joined with others
 	ordered bool // carries a sequence, and is refused if it arrives after a later one
 	patient bool // waits for a link that is down
+	counted bool // a success makes raft count this replica's own copy too
 }
 
 // call sends one request and fills in the response. It returns by the timeout, and at once when the Facade is closed.
 func (f *Facade) call(target raft.ServerAddress, args, resp any, opts callOptions) error {
+	own := f.gate.Appended() // before anything is sent
 	node, replica, err := ParseAddress(target)
 	if err != nil {
 		return err
@@ -234,6 +250,11 @@ func (f *Facade) call(target raft.ServerAddress, args, resp any, opts callOption
 	answer, err := d.wait(ctx, request, waiting)
 	if err != nil {
 		return err
+	}
+	if opts.counted {
+		if err := f.awaitDurable(ctx, own); err != nil {
+			return err
+		}
 	}
 	return readReply(answer, resp)
 }

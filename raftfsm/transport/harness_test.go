@@ -226,7 +226,7 @@ func (n *testNode) stop() {
 
 func (n *testNode) open(group shard.ID, replica shard.ReplicaID) *Facade {
 	n.network.t.Helper()
-	f, err := n.Open(group, replica)
+	f, err := n.Open(group, replica, nil)
 	if err != nil {
 		n.network.t.Fatal(err)
 	}

@@ -13,6 +13,9 @@ import (
 // raft will not see the request.
 func (f *Facade) receive(p *pipe, request *ostrakapb.Envelope) error {
 	command, err := f.admit(p.peer.node, request)
+	if err == nil {
+		err = f.refuseByDisk(request)
+	}
 	if err != nil {
 		return err
 	}
@@ -113,6 +116,10 @@ func (f *Facade) collect() {
 	for c := range f.collecting {
 		select {
 		case response := <-c.answer:
+			if vouches(c.request) {
+				f.answerHeld(c, response)
+				continue
+			}
 			c.pipe.answer(f.reply(c.request, response), isHeartbeat(c.request))
 		case <-f.ctx.Done():
 			c.pipe.answer(refusal(c.request, ErrClosed), false)

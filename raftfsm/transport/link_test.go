@@ -367,7 +367,7 @@ func TestCloseFacade(t *testing.T) {
 		eventually(t, "the request waits", func() bool { return len(f.consumer) > 0 })
 		return failed
 	}
-	if _, err := n2.Open(7, 3); !errors.Is(err, ErrAlreadyOpen) {
+	if _, err := n2.Open(7, 3, nil); !errors.Is(err, ErrAlreadyOpen) {
 		t.Errorf("open twice: %v", err)
 	}
 	failed := call()
@@ -398,11 +398,11 @@ func TestCloseFacade(t *testing.T) {
 // TestWrongReplica: a message for a replica's predecessor is not its successor's.
 func TestWrongReplica(t *testing.T) {
 	_, n1, _, leader, f := pair(t)
-	wrong := &Facade{t: f.t, group: f.group, replica: 99}
+	wrong := &Facade{t: f.t, group: f.group, replica: 99, gate: durable{}}
 	if _, err := leader.sendAppend(wrong, content); err == nil || !strings.Contains(err.Error(), ErrNoReplica.Error()) {
 		t.Errorf("%v, want %v", err, ErrNoReplica)
 	}
-	if _, err := n1.Open(7, 1); !errors.Is(err, ErrAlreadyOpen) {
+	if _, err := n1.Open(7, 1, nil); !errors.Is(err, ErrAlreadyOpen) {
 		t.Errorf("%v, want %v", err, ErrAlreadyOpen)
 	}
 }
@@ -462,7 +462,7 @@ func TestCloseEndsEverything(t *testing.T) {
 			t.Errorf("%v, want %v", err, ErrClosed)
 		}
 	}
-	if _, err := n1.Open(8, 1); !errors.Is(err, ErrClosed) {
+	if _, err := n1.Open(8, 1, nil); !errors.Is(err, ErrClosed) {
 		t.Errorf("open after Close: %v", err)
 	}
 	if err := n1.Close(); err != nil {

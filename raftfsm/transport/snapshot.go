@@ -121,6 +121,9 @@ func (t *Transport) install(p *peer, request *ostrakapb.Envelope, recv func() (*
 		return nil, err
 	}
 	command, err := f.admit(p.node, request)
+	if err == nil {
+		err = f.refuseByDisk(request)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +151,7 @@ func (f *Facade) awaitInstalled(request *ostrakapb.Envelope, size int64, reader 
 	for {
 		select {
 		case r := <-response:
-			return f.reply(request, r), nil
+			return f.installed(request, r)
 		case <-reader.progress:
 			// Any chunk may be the last; the longer patience for restoring is then in force already.
 			patience := f.t.cfg.SnapshotProgressTimeout
@@ -161,6 +164,23 @@ func (f *Facade) awaitInstalled(request *ostrakapb.Envelope, size int64, reader 
 		case <-f.ctx.Done():
 			return nil, ErrClosed
 		}
+	}
+}
+
+// installed holds raft's answer to an install until what this replica's log holds by then is durable.
+func (f *Facade) installed(request *ostrakapb.Envelope, response raft.RPCResponse) (*ostrakapb.Envelope, error) {
+	answer := f.reply(request, response)
+	durable := make(chan error, 1)
+	f.hold(func(err error) { durable <- err })
+	patience := time.NewTimer(f.t.cfg.AppendTimeout)
+	defer patience.Stop()
+	select {
+	case err := <-durable:
+		return answer, err
+	case <-patience.C:
+		return nil, ErrDiskStalled
+	case <-f.ctx.Done():
+		return nil, ErrClosed
 	}
 }
 

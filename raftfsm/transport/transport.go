@@ -85,9 +85,13 @@ func (t *Transport) Close() error {
 	return failed
 }
 
-// Open gives a group its raft.Transport. A group that was closed may be opened again, under the same replica or another;
+// Open gives a group its raft.Transport. gate holds its answers until the log is durable; nil: it is when StoreLogs
+// returns. A group that was closed may be opened again, under the same replica or another;
 // while it is open, another Open is ErrAlreadyOpen.
-func (t *Transport) Open(group shard.ID, replica shard.ReplicaID) (*Facade, error) {
+func (t *Transport) Open(group shard.ID, replica shard.ReplicaID, gate Gate) (*Facade, error) {
+	if gate == nil {
+		gate = durable{}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -100,7 +104,7 @@ func (t *Transport) Open(group shard.ID, replica shard.ReplicaID) (*Facade, erro
 	if t.histories[key] == nil {
 		t.histories[key] = newHistory()
 	}
-	f := newFacade(t, group, replica, t.histories[key])
+	f := newFacade(t, group, replica, gate, t.histories[key])
 	t.facades[group] = f
 	t.running.Go(f.collect)
 	return f, nil

@@ -1,0 +1,22 @@
+//go:build !knownbad
+
+package knownbad
+
+const (
+	// LeaderGate: the leader counts a follower's answer although its own copy may not be durable.
+	LeaderGate = false
+	// FollowerGate: a follower answers before its copy is durable.
+	FollowerGate = false
+	// SnapshotGate: a snapshot is published before the log that it covers is durable.
+	SnapshotGate = false
+	// SoleVoterGate: a group's only voter does not wait for its disk.
+	SoleVoterGate = false
+	// NonvoterGate: the answers of and to non-voters are not held.
+	NonvoterGate = false
+	// IndexWatermark: what is durable is told by log index, not by a sequence that counts truncations.
+	IndexWatermark = false
+	// Rewrite: what an open of the log reads back is taken for durable.
+	Rewrite = false
+	// Sync: nothing is synced, though it is said to be.
+	Sync = false
+)

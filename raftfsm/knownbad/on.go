@@ -1,0 +1,25 @@
+//go:build knownbad
+
+package knownbad
+
+import (
+	"os"
+	"slices"
+	"strings"
+)
+
+// See off.go.
+var (
+	LeaderGate     = on("leader-gate")
+	FollowerGate   = on("follower-gate")
+	SnapshotGate   = on("snapshot-gate")
+	SoleVoterGate  = on("sole-voter-gate")
+	NonvoterGate   = on("nonvoter-gate")
+	IndexWatermark = on("index-watermark")
+	Rewrite        = on("rewrite")
+	Sync           = on("sync")
+)
+
+func on(name string) bool {
+	return slices.Contains(strings.Split(os.Getenv("OSTRAKA_KNOWN_BAD"), ","), name)
+}
