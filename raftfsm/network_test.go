@@ -45,7 +45,12 @@ type testNode struct {
 	id     shard.NodeID
 	memory *storage.Memory
 	files  *disk.Mem
-	clock  Clock
+	// slow is files with syncs that take their time; made anew at each open.
+	slow      *slowDisk
+	syncTakes func() time.Duration
+	clock     Clock
+	// lives counts starts; while dying, from before what is left is taken, it is negative.
+	lives  atomic.Int32
 	adjust func(*Config)
 
 	mu    sync.Mutex
@@ -75,12 +80,19 @@ func (s *raftServer) InstallSnapshot(stream ostrakapb.Raft_InstallSnapshotServer
 
 func newTestCluster(t *testing.T, nodes, voters, shards int, adjust func(*Config)) *testCluster {
 	t.Helper()
+	return newTestClusterWith(t, nodes, voters, shards, adjust, func(*testNode) {})
+}
+
+// newTestClusterWith has its nodes prepared before they are opened.
+func newTestClusterWith(t *testing.T, nodes, voters, shards int, adjust func(*Config), prepare func(*testNode)) *testCluster {
+	t.Helper()
 	c := &testCluster{t: t, voters: voters, cut: make(map[[2]shard.NodeID]bool), conns: make(map[net.Conn][2]shard.NodeID)}
 	for i := range shards {
 		c.shards = append(c.shards, shard.ID(i+1))
 	}
 	for i := range nodes {
 		n := &testNode{c: c, id: shard.NodeID(fmt.Sprintf("n%d", i+1)), memory: storage.NewMemory(), files: disk.NewMem(), adjust: adjust}
+		prepare(n)
 		c.nodes = append(c.nodes, n)
 	}
 	for _, n := range c.nodes {
@@ -129,8 +141,10 @@ func (n *testNode) open() {
 		defer n.mu.Unlock()
 		n.fatal = errors.Join(n.fatal, err)
 	}
+	n.lives.Store(max(n.lives.Load(), -n.lives.Load()) + 1)
 	var err error
-	n.disks, err = storage.Open(storage.Config{Dir: "/data", FS: n.files, Memory: n.memory, Fatal: fatal, Logger: logger})
+	n.slow = newSlowDisk(n.files, n.syncTakes)
+	n.disks, err = storage.Open(storage.Config{Dir: "/data", FS: n.slow, Memory: n.memory, SegmentBytes: 64 << 10, Fatal: fatal, Logger: logger})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +194,7 @@ func (n *testNode) stop() {
 	if n.host == nil {
 		return
 	}
+	n.slow.release() // a test that fails must end too
 	if err := n.host.Close(); err != nil {
 		n.c.t.Errorf("%s: %v", n.id, err)
 	}
@@ -191,6 +206,21 @@ func (n *testNode) stop() {
 		n.c.t.Errorf("%s: %v", n.id, err)
 	}
 	n.host = nil
+}
+
+// kill ends the node as SIGKILL does: what it wrote is in the kernel's memory.
+func (n *testNode) kill() { n.die(n.files.Clone) }
+
+// cutPower ends the node as a power cut does: only what was synced is left.
+func (n *testNode) cutPower() { n.die(n.files.Crash) }
+
+func (n *testNode) die(left func() *disk.Mem) {
+	n.c.isolate(n.id)              // nothing leaves it any more, so the moment of death is the next line
+	n.lives.Store(-n.lives.Load()) // what it still answers to callers in this process does not count
+	n.files, n.memory = left(), n.memory.Clone()
+	n.slow.release()
+	n.stop()
+	n.c.rejoin(n.id)
 }
 
 func (n *testNode) restart() {
@@ -250,6 +280,17 @@ func (c *testCluster) isolate(node shard.NodeID) {
 		if ends[0] == node || ends[1] == node {
 			conn.Close()
 			delete(c.conns, conn)
+		}
+	}
+}
+
+// rejoin ends the cuts around a node.
+func (c *testCluster) rejoin(node shard.NodeID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for ends := range c.cut {
+		if ends[0] == node || ends[1] == node {
+			delete(c.cut, ends)
 		}
 	}
 }

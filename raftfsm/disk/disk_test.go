@@ -194,6 +194,15 @@ func TestCrash(t *testing.T) {
 	must(t, m.SyncDir("d"))
 	wantNone(t, m.Crash(), "d")
 
+	// A killed process leaves what it wrote, and a power cut after that what was synced.
+	killed := m.Clone()
+	must(t, write(t, m, "d/after", "").Close())
+	wantNone(t, killed, "d/after")
+	if info, err := killed.Stat("d"); err != nil || !info.Dir {
+		t.Fatalf("%+v, %v", info, err)
+	}
+	wantNone(t, killed.Crash(), "d")
+
 	// A crashed copy is a filesystem of its own.
 	must(t, write(t, m, "h", "h").Sync())
 	must(t, m.SyncDir("/"))

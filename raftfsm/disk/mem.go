@@ -55,6 +55,33 @@ func (m *Mem) Crash() *Mem {
 	return &Mem{root: m.root.durable(map[*memNode]*memNode{})}
 }
 
+// Clone returns a copy that a process which is killed now leaves behind: what it wrote is there, synced or not, and what
+// it does to the original afterwards is not.
+func (m *Mem) Clone() *Mem {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &Mem{root: m.root.clone(map[*memNode]*memNode{})}
+}
+
+func (n *memNode) clone(seen map[*memNode]*memNode) *memNode {
+	if c, ok := seen[n]; ok {
+		return c
+	}
+	c := &memNode{dir: n.dir, data: bytes.Clone(n.data), durableData: bytes.Clone(n.durableData),
+		unsynced: slices.Clone(n.unsynced), emptied: n.emptied}
+	seen[n] = c
+	if n.dir {
+		c.entries, c.durableEntries = map[string]*memNode{}, map[string]*memNode{}
+		for name, child := range n.entries {
+			c.entries[name] = child.clone(seen)
+		}
+		for name, child := range n.durableEntries {
+			c.durableEntries[name] = child.clone(seen)
+		}
+	}
+	return c
+}
+
 // durable copies what is durable below a node. A file that two names lead to (a rename whose directories were
 // not both synced) stays one file: seen maps originals to copies.
 func (n *memNode) durable(seen map[*memNode]*memNode) *memNode {

@@ -7,12 +7,10 @@ const (
 	LeaderGate = false
 	// FollowerGate: a follower answers before its copy is durable.
 	FollowerGate = false
-	// SnapshotGate: a snapshot is published before the log that it covers is durable.
-	SnapshotGate = false
+	// SnapshotSync: a snapshot counts as durable without being synced.
+	SnapshotSync = false
 	// SoleVoterGate: a group's only voter does not wait for its disk.
 	SoleVoterGate = false
-	// NonvoterGate: the answers of and to non-voters are not held.
-	NonvoterGate = false
 	// IndexWatermark: what is durable is told by log index, not by a sequence that counts truncations.
 	IndexWatermark = false
 	// Rewrite: what an open of the log reads back is taken for durable.

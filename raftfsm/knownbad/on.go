@@ -12,9 +12,8 @@ import (
 var (
 	LeaderGate     = on("leader-gate")
 	FollowerGate   = on("follower-gate")
-	SnapshotGate   = on("snapshot-gate")
+	SnapshotSync   = on("snapshot-sync")
 	SoleVoterGate  = on("sole-voter-gate")
-	NonvoterGate   = on("nonvoter-gate")
 	IndexWatermark = on("index-watermark")
 	Rewrite        = on("rewrite")
 	Sync           = on("sync")

@@ -34,9 +34,9 @@ type Log struct {
 	entries   entryStore
 	snapshots *Snapshots
 
-	// writeMu keeps writes apart from their check to their end on the disk. It is taken before mu, and before
-	// the lock of snapshots; mu and that lock are never held together.
-	writeMu sync.Mutex
+	// writing keeps writes apart from their check to their end. It is taken before mu, and before the lock of snapshots;
+	// mu and that lock are never held together.
+	writing turn
 
 	mu sync.RWMutex
 	// first and last are the bounds of the log: 0 < first <= last, or both 0 when it is empty.
@@ -58,7 +58,7 @@ var (
 )
 
 func openLog(n *Node, who identity, entries entryStore, snapshots *Snapshots) (*Log, error) {
-	l := &Log{node: n, who: who, entries: entries, snapshots: snapshots, tail: tailCache{bytesMax: n.cfg.TailCacheBytes}}
+	l := &Log{node: n, who: who, entries: entries, snapshots: snapshots, writing: newTurn(), tail: tailCache{bytesMax: n.cfg.TailCacheBytes}}
 	var err error
 	if l.first, err = entries.FirstIndex(); err != nil {
 		return nil, err
@@ -147,8 +147,8 @@ func (l *Log) StoreLogs(entries []*raft.Log) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	l.writeMu.Lock()
-	defer l.writeMu.Unlock()
+	l.writing.take()
+	defer l.writing.give()
 	err := l.node.write("appending to the log of "+l.who.String(), func() error {
 		if err := l.checkFollows(entries); err != nil {
 			return err
@@ -294,8 +294,8 @@ func (l *Log) lastVisibleListed(index uint64) (at uint64, known bool) {
 // Compaction runs beside the main loop by a range that was computed before, and the log may have been cleared
 // since: then all of the range lies below it.
 func (l *Log) DeleteRange(from, to uint64) error {
-	l.writeMu.Lock()
-	defer l.writeMu.Unlock()
+	l.writing.take()
+	defer l.writing.give()
 	first, last := l.bounds()
 	if first == 0 || from > to || to < first || from > last {
 		return nil
@@ -321,8 +321,8 @@ func (l *Log) DeleteRange(from, to uint64) error {
 // Clear empties the log durably, whatever snapshots there are. For recovery tools, as after
 // raft.RecoverCluster, and Reconcile; never beside a running raft.
 func (l *Log) Clear() error {
-	l.writeMu.Lock()
-	defer l.writeMu.Unlock()
+	l.writing.take()
+	defer l.writing.give()
 	first, last := l.bounds()
 	if first == 0 {
 		return nil
@@ -344,7 +344,7 @@ func (l *Log) agreesWithNewest(first, last uint64) (bool, error) {
 }
 
 // compact, truncate and clear delete in the store first. Compactions and truncations may be lost in a crash, and come back
-// as what was there before; a clear is durable. writeMu is held.
+// as what was there before; a clear is durable. writing is held.
 
 func (l *Log) compact(first, to uint64) error {
 	oldest, all := l.snapshots.oldestOfAll()

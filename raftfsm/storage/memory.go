@@ -20,6 +20,35 @@ func NewMemory() *Memory {
 	return &Memory{entries: make(map[identity]*raft.InmemStore), meta: memoryRecords{values: make(map[string][]byte)}}
 }
 
+// Clone returns a copy: what a process that ends now leaves behind, whatever its goroutines still do.
+func (m *Memory) Clone() *Memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := NewMemory()
+	for who, store := range m.entries {
+		c.entries[who] = cloneEntries(store)
+	}
+	m.meta.mu.Lock()
+	defer m.meta.mu.Unlock()
+	for key, value := range m.meta.values {
+		c.meta.values[key] = bytes.Clone(value)
+	}
+	return c
+}
+
+func cloneEntries(store *raft.InmemStore) *raft.InmemStore {
+	c := raft.NewInmemStore()
+	first, _ := store.FirstIndex() // never an error
+	last, _ := store.LastIndex()
+	for i := first; i <= last && i > 0; i++ {
+		var e raft.Log
+		if store.GetLog(i, &e) == nil {
+			_ = c.StoreLog(&e)
+		}
+	}
+	return c
+}
+
 func (m *Memory) openEntries(who identity) (entryStore, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

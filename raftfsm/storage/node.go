@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
+	"github.com/ostraka-db/ostraka/raftfsm/knownbad"
 	"github.com/ostraka-db/ostraka/raftfsm/wal"
 	"github.com/ostraka-db/ostraka/shard"
 )
@@ -174,7 +175,11 @@ func (n *Node) openEntries(who identity) (entryStore, error) {
 	if who.group == shard.MetaGroup {
 		return n.backend.openEntries(who)
 	}
-	return &walEntries{wal: n.wal, replica: replica}, nil
+	entries := &walEntries{wal: n.wal, replica: replica}
+	if knownbad.IndexWatermark {
+		return &indexWatermark{walEntries: entries}, nil
+	}
+	return entries, nil
 }
 
 // removeEntries deletes a closed log and what the write-ahead log has of the replica, durably.

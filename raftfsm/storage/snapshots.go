@@ -14,7 +14,6 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
-	"github.com/ostraka-db/ostraka/raftfsm/knownbad"
 	"github.com/ostraka-db/ostraka/shard"
 )
 
@@ -311,10 +310,8 @@ func (s *Snapshots) termAt(index uint64, onlyNewest bool) (uint64, bool) {
 // publish gives a finished file its name and takes it into use, once all that the log has is durable: a snapshot must not
 // overtake it (raft.md, gated answers, 4).
 func (s *Snapshots) publish(file snapshotFile) error {
-	if !knownbad.SnapshotGate {
-		if err := s.log.waitDurable(); err != nil {
-			return err
-		}
+	if err := s.log.waitDurable(); err != nil {
+		return err
 	}
 	path := s.path(file.snapshotName)
 	s.mu.Lock()

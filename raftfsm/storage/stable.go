@@ -47,18 +47,21 @@ type Stable struct {
 	node *Node
 	who  identity
 
+	// writing is held from looking at the records to the end of a change on the disk. It is taken before mu.
+	writing turn
+	// stagedTerm is the term of a vote whose candidate hasn't come yet; 0: none. Guarded by writing.
+	stagedTerm uint64
+
 	mu sync.Mutex
 	// records holds the newest durable state of each record, by its name; a missing one has counter 0.
 	records map[string]record
-	// stagedTerm is the term of a vote whose candidate hasn't come yet; 0: none.
-	stagedTerm uint64
 }
 
 var _ raft.StableStore = (*Stable)(nil)
 
 // openStable reads a replica's records and repairs what a crash between two writes left.
 func openStable(n *Node, who identity) (*Stable, error) {
-	s := &Stable{node: n, who: who, records: make(map[string]record)}
+	s := &Stable{node: n, who: who, writing: newTurn(), records: make(map[string]record)}
 	if n.wasRemoved(who) {
 		return nil, ErrReplicaRemoved
 	}
@@ -96,18 +99,18 @@ func checkPayload(name string, r record) error {
 
 // SetUint64 implements raft.StableStore for the current term and the term of a vote.
 func (s *Stable) SetUint64(key []byte, value uint64) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.writing.take()
+	defer s.writing.give()
 	switch string(key) {
 	case keyCurrentTerm:
-		old := s.uint64Locked(recordTerm)
+		old := s.currentTerm()
 		if value < old {
 			return fmt.Errorf("%w: term %d after %d", ErrVoteLost, value, old)
 		}
 		if value == old {
 			return nil
 		}
-		return s.writeLocked(recordTerm, binary.BigEndian.AppendUint64(nil, value))
+		return s.write(recordTerm, binary.BigEndian.AppendUint64(nil, value))
 	case keyLastVoteTerm:
 		s.stagedTerm = value
 		return nil
@@ -120,9 +123,9 @@ func (s *Stable) Set(key, value []byte) error {
 	if string(key) != keyLastVoteCand {
 		return fmt.Errorf("%w: %q", ErrUnknownKey, key)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	term, candidate := s.voteLocked()
+	s.writing.take()
+	defer s.writing.give()
+	term, candidate := s.vote()
 	staged := s.stagedTerm
 	switch {
 	case len(value) == 0:
@@ -138,7 +141,7 @@ func (s *Stable) Set(key, value []byte) error {
 	}
 	if staged > term {
 		payload := append(binary.BigEndian.AppendUint64(nil, staged), value...)
-		if err := s.writeLocked(recordVote, payload); err != nil {
+		if err := s.write(recordVote, payload); err != nil {
 			return err
 		}
 	}
@@ -190,12 +193,12 @@ func (s *Stable) MinIndex() uint64 {
 // raiseMinIndex records that the replica durably holds everything up to index. Call it only when that is a
 // fact: raised too early, a crash would bar an honest replica.
 func (s *Stable) raiseMinIndex(index uint64) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if index <= s.uint64Locked(recordMinIndex) {
+	s.writing.take()
+	defer s.writing.give()
+	if index <= s.MinIndex() {
 		return nil
 	}
-	return s.writeLocked(recordMinIndex, binary.BigEndian.AppendUint64(nil, index))
+	return s.write(recordMinIndex, binary.BigEndian.AppendUint64(nil, index))
 }
 
 // currentTerm returns 0 if there is none.
@@ -213,6 +216,13 @@ func (s *Stable) uint64Locked(name string) uint64 {
 	return binary.BigEndian.Uint64(r.payload)
 }
 
+// vote returns the durable vote; a nil candidate: there is none.
+func (s *Stable) vote() (term uint64, candidate []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.voteLocked()
+}
+
 func (s *Stable) voteLocked() (term uint64, candidate []byte) {
 	r := s.records[recordVote]
 	if r.counter == 0 {
@@ -221,11 +231,16 @@ func (s *Stable) voteLocked() (term uint64, candidate []byte) {
 	return binary.BigEndian.Uint64(r.payload), r.payload[voteTermBytes:]
 }
 
-func (s *Stable) writeLocked(name string, payload []byte) error {
+// write changes a record. writing is held.
+func (s *Stable) write(name string, payload []byte) error {
+	s.mu.Lock()
 	r := record{counter: s.records[name].counter + 1, payload: payload}
+	s.mu.Unlock()
 	if err := s.put(name, r); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.records[name] = r
 	return nil
 }

@@ -53,7 +53,7 @@ func (v *voters) noteLocked(entries []*raft.Log) (changed bool) {
 	return changed
 }
 
-// reloadVoters finds the latest configuration in the log, or failing that in the newest snapshot. writeMu is held, or the
+// reloadVoters finds the latest configuration in the log, or failing that in the newest snapshot. writing is held, or the
 // log is not in use yet.
 func (l *Log) reloadVoters() {
 	l.mu.RLock()

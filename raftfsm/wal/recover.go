@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
+	"github.com/ostraka-db/ostraka/raftfsm/knownbad"
 )
 
 // Open reads the log in cfg.Dir and makes it ready to be appended to. It fails if the directory can't be read or written;
@@ -208,14 +209,16 @@ func (l *Log) replayFile(rp *replay, f segmentFile, c contents, isLast bool) err
 		for _, g := range c.gaps {
 			l.cfg.Logger.Error("rot in the log", "path", f.path, "offset", g.from, "bytes", g.to-g.from)
 		}
-		return l.replayLast(rp, f, c)
+		if !knownbad.Rewrite {
+			return l.replayLast(rp, f, c)
+		}
 	}
 	s, err := l.openSegment(f.path, c.head, c.end)
 	if err != nil {
 		return err
 	}
 	rp.segment(s, c)
-	if !c.sealed() {
+	if !c.sealed() && !isLast {
 		rp.lost(&DamagedError{Path: f.path, Offset: c.end, Reason: "the segment has no end"})
 	}
 	return nil
