@@ -317,10 +317,10 @@ func torture(t *testing.T, seed uint64, nodes, voters int) {
 			}
 		}
 	}
-	lead := c.leader(1)
+	c.leader(1)
 	stop()
 	writers.Wait()
-	lead = c.leader(1)
+	lead := c.leader(1)
 	c.converged(1)
 	if len(acked) == 0 {
 		t.Error("nothing was acknowledged: the run proves nothing")
