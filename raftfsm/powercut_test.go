@@ -168,7 +168,9 @@ func TestSoleVoterWaitsForItsDisk(t *testing.T) {
 // itself: a power cut after that answer must not take it.
 func TestKilledThenPowerCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newTestCluster(t, 3, 3, 1, nil)
+		c := newTestCluster(t, 3, 3, 1, func(cfg *Config) {
+			cfg.Timing = Timing{Election: 10 * time.Second, LeaderLease: 10 * time.Second} // the leader must outlast the restart
+		})
 		lead := c.leader(1)
 		lead.mustSet(1, "before", "v")
 		c.converged(1)

@@ -48,6 +48,9 @@ func (l *Log) tend() {
 		if err == nil {
 			err = l.clean()
 		}
+		if errors.Is(err, ErrClosed) {
+			return
+		}
 		if err != nil && l.ctx.Err() == nil {
 			l.fail(fmt.Errorf("keeping the log's segments: %w", err))
 			return
@@ -70,6 +73,7 @@ func (l *Log) outOfSpace(err error) {
 		l.cfg.Logger.Error("no room for another segment of the log", "error", err)
 	}
 	l.noSpace = err
+	l.short.Store(true)
 }
 
 // nextHeadLocked is the head of the segment behind the tail.
@@ -107,6 +111,7 @@ func (l *Log) setSpare(s *segment) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.spare, l.noSpace = s, nil
+	l.short.Store(false)
 	if l.wanted <= s.bytes {
 		l.wanted = 0
 	}

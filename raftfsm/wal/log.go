@@ -147,6 +147,8 @@ type Log struct {
 	// spare is the next segment, nil while it is being made; wanted is how large it must be.
 	spare  *segment
 	wanted int64
+	// short: noSpace is set. For who asks without the lock.
+	short atomic.Bool
 	// noSpace is why the last attempt to make a spare failed, for want of room; nil: it didn't.
 	noSpace error
 	// open is the chunk that is appended to, nil if there is none; queue those before it that the writer hasn't taken.
@@ -392,6 +394,9 @@ func (l *Log) Stalled() bool {
 // Full returns ErrNoSpace while entries should be refused: there is no next segment, no room on the disk to make one, and
 // what is left of this one is kept for votes and the like.
 func (l *Log) Full() error {
+	if !l.short.Load() {
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.noSpace == nil || l.spare != nil {
