@@ -39,7 +39,10 @@ func (l *Log) tend() {
 			if err != nil && isNoSpace(err) {
 				l.outOfSpace(err)
 				retry.Reset(spareRetry)
-				err = nil
+				err = l.purge()
+				if err == nil {
+					continue // copying would only want room
+				}
 			}
 		}
 		if err == nil {
@@ -181,24 +184,37 @@ func (l *Log) clean() error {
 	if idle {
 		return nil
 	}
+	defer l.wakeWriter()
+	defer signal(l.keep) // there may be more to do; if a spare was missing, it is made first
 	for _, r := range replicas {
-		if err := r.moveOff(oldest); err != nil {
-			if !errors.Is(err, ErrDamaged) {
-				return err
-			}
+		switch err := r.moveOff(oldest); {
+		case errors.Is(err, errNoSpare):
+			return nil
+		case errors.Is(err, ErrDamaged):
 			l.cfg.Logger.Error("a segment can't be cleaned", "replica", r.id.String(), "error", err)
-			l.mu.Lock()
-			oldest.stuck = true
-			err := r.setRecordLocked(recordDamaged, []byte(err.Error()))
-			l.mu.Unlock()
-			if err != nil {
+			if err := l.strand(oldest, r, err); err != nil {
 				return err
 			}
+		case err != nil:
+			return err
 		}
 	}
-	l.wakeWriter()
-	signal(l.keep)
 	return nil
+}
+
+// errNoSpare: copying goes on once there is a spare.
+var errNoSpare = errors.New("wal: no spare segment")
+
+// strand leaves alone a segment that can't be read, and records whom that concerns.
+func (l *Log) strand(s *segment, r *Replica, why error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.stuck = true
+	if l.needsSpareLocked(frameBytes + padded(len(recordDamaged)+len(why.Error()))) {
+		s.stuck = false // and come again
+		return nil
+	}
+	return r.setRecordLocked(recordDamaged, []byte(why.Error()))
 }
 
 // moveOff copies everything of the replica that lies in a segment to the end of the log.
@@ -242,6 +258,9 @@ func (r *Replica) moveEntry(index uint64, s *segment) error {
 	f := frame{kind: kindMoved, entryType: e.Type, id: r.id, index: index, term: e.Term, time: e.Time, extensions: e.Extensions, data: e.Data}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.needsSpareLocked(f.size()) {
+		return errNoSpare
+	}
 	if err := l.makeRoomLocked(f.size()); err != nil {
 		return err
 	}
@@ -271,6 +290,9 @@ func (r *Replica) moveRecord(name string, s *segment) error {
 	r.mu.RUnlock()
 	if !ok || rec.at.segment != s {
 		return nil
+	}
+	if l.needsSpareLocked(int(rec.at.size)) {
+		return errNoSpare
 	}
 	return r.setRecordLocked(name, rec.value)
 }

@@ -254,6 +254,17 @@ func (l *Log) makeRoomLocked(size int) error {
 	}
 }
 
+// needsSpareLocked tells whether makeRoomLocked would wait for a spare, and asks for one. For the keeper, who makes it.
+func (l *Log) needsSpareLocked(size int) bool {
+	tail := l.segments[len(l.segments)-1]
+	fits := tail.end+int64(size)+l.chunkOverheadLocked()+frameBytes <= tail.bytes
+	if fits || l.spare != nil && l.spare.bytes >= l.neededLocked(size) {
+		return false
+	}
+	l.wanted = max(l.wanted, l.neededLocked(size))
+	return true
+}
+
 // chunkOverheadLocked is what a frame costs more if it needs a new chunk.
 func (l *Log) chunkOverheadLocked() int64 {
 	if l.open == nil {
