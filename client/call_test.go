@@ -234,6 +234,7 @@ func TestAGracefulStopLeavesNothingUnknown(t *testing.T) {
 	group.Go(func() error {
 		<-stopping
 		f.lead(1, "n2")
+		f.node("n1").drain()
 		f.node("n1").server.GracefulStop()
 		return nil
 	})

@@ -35,6 +35,8 @@ type fakeCluster struct {
 	// down are the addresses that refuse connections, silent those that accept none and say nothing.
 	down, silent map[string]bool
 	limits       struct{ key, value int64 }
+	// unary: the nodes are of a build without the stream. Constant once a client is made.
+	unary bool
 }
 
 // fakeNode is one server. It implements both services.
@@ -51,7 +53,9 @@ type fakeNode struct {
 	// script is asked first for each request; a nil function or (nil, nil) lets the node answer itself.
 	script func(ctx context.Context, req any) (any, error)
 	// seen are the requests that arrived, in order.
-	seen  []any
+	seen []any
+	// stops are closed to make the streams say that the node is about to stop.
+	stops []chan struct{}
 	conns []net.Conn
 }
 

@@ -34,10 +34,16 @@ const (
 type node struct {
 	address string
 	conn    *grpc.ClientConn
-	kv      ostrakapb.KVClient
+	kv      *pipelined
 	admin   ostrakapb.AdminClient
 	// suspectUntil is a Unix time in nanoseconds up to which other nodes are preferred; 0: trusted.
 	suspectUntil atomic.Int64
+}
+
+// close ends the calls under way.
+func (n *node) close() {
+	n.conn.Close()
+	n.kv.close()
 }
 
 func (n *node) suspect() { n.suspectUntil.Store(time.Now().Add(suspectFor).UnixNano()) }
@@ -101,7 +107,7 @@ func (p *pool) node(address string) (*node, error) {
 	n := &node{
 		address: address,
 		conn:    conn,
-		kv:      ostrakapb.NewKVClient(conn),
+		kv:      newPipelined(ostrakapb.NewKVClient(conn)),
 		admin:   ostrakapb.NewAdminClient(conn),
 	}
 	p.nodes[address] = n
@@ -115,7 +121,7 @@ func (p *pool) keep(inUse map[string]bool) {
 	defer p.mu.Unlock()
 	for address, n := range p.nodes {
 		if !inUse[address] {
-			n.conn.Close()
+			n.close()
 			delete(p.nodes, address)
 		}
 	}
@@ -126,7 +132,7 @@ func (p *pool) close() {
 	defer p.mu.Unlock()
 	p.closed = true
 	for address, n := range p.nodes {
-		n.conn.Close()
+		n.close()
 		delete(p.nodes, address)
 	}
 }

@@ -2077,6 +2077,226 @@ func (x *BatchResponse) GetResults() []*OpResult {
 	return nil
 }
 
+type PipelineRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client_id and lowest_unanswered for all calls of the message; each operation's own header gives request and attempt.
+	Header        *Header         `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Calls         []*PipelineCall `protobuf:"bytes,2,rep,name=calls,proto3" json:"calls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PipelineRequest) Reset() {
+	*x = PipelineRequest{}
+	mi := &file_kv_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PipelineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PipelineRequest) ProtoMessage() {}
+
+func (x *PipelineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kv_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PipelineRequest.ProtoReflect.Descriptor instead.
+func (*PipelineRequest) Descriptor() ([]byte, []int) {
+	return file_kv_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *PipelineRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *PipelineRequest) GetCalls() []*PipelineCall {
+	if x != nil {
+		return x.Calls
+	}
+	return nil
+}
+
+type PipelineCall struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the client; unique among the calls of the stream that are not answered yet.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// The caller's patience in microseconds from now; 0: the server's default.
+	TimeoutUs     int64 `protobuf:"varint,2,opt,name=timeout_us,json=timeoutUs,proto3" json:"timeout_us,omitempty"`
+	Op            *Op   `protobuf:"bytes,3,opt,name=op,proto3" json:"op,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PipelineCall) Reset() {
+	*x = PipelineCall{}
+	mi := &file_kv_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PipelineCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PipelineCall) ProtoMessage() {}
+
+func (x *PipelineCall) ProtoReflect() protoreflect.Message {
+	mi := &file_kv_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PipelineCall.ProtoReflect.Descriptor instead.
+func (*PipelineCall) Descriptor() ([]byte, []int) {
+	return file_kv_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PipelineCall) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *PipelineCall) GetTimeoutUs() int64 {
+	if x != nil {
+		return x.TimeoutUs
+	}
+	return 0
+}
+
+func (x *PipelineCall) GetOp() *Op {
+	if x != nil {
+		return x.Op
+	}
+	return nil
+}
+
+type PipelineResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Answers []*PipelineAnswer      `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	// The node is about to stop: send no more calls here.
+	Draining      bool `protobuf:"varint,2,opt,name=draining,proto3" json:"draining,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PipelineResponse) Reset() {
+	*x = PipelineResponse{}
+	mi := &file_kv_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PipelineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PipelineResponse) ProtoMessage() {}
+
+func (x *PipelineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kv_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PipelineResponse.ProtoReflect.Descriptor instead.
+func (*PipelineResponse) Descriptor() ([]byte, []int) {
+	return file_kv_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PipelineResponse) GetAnswers() []*PipelineAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+func (x *PipelineResponse) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+type PipelineAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Result        *OpResult              `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PipelineAnswer) Reset() {
+	*x = PipelineAnswer{}
+	mi := &file_kv_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PipelineAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PipelineAnswer) ProtoMessage() {}
+
+func (x *PipelineAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_kv_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PipelineAnswer.ProtoReflect.Descriptor instead.
+func (*PipelineAnswer) Descriptor() ([]byte, []int) {
+	return file_kv_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *PipelineAnswer) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *PipelineAnswer) GetResult() *OpResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
 type ScanRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
@@ -2096,7 +2316,7 @@ type ScanRequest struct {
 
 func (x *ScanRequest) Reset() {
 	*x = ScanRequest{}
-	mi := &file_kv_proto_msgTypes[27]
+	mi := &file_kv_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2108,7 +2328,7 @@ func (x *ScanRequest) String() string {
 func (*ScanRequest) ProtoMessage() {}
 
 func (x *ScanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_proto_msgTypes[27]
+	mi := &file_kv_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2121,7 +2341,7 @@ func (x *ScanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanRequest.ProtoReflect.Descriptor instead.
 func (*ScanRequest) Descriptor() ([]byte, []int) {
-	return file_kv_proto_rawDescGZIP(), []int{27}
+	return file_kv_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ScanRequest) GetHeader() *Header {
@@ -2192,7 +2412,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_kv_proto_msgTypes[28]
+	mi := &file_kv_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2204,7 +2424,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_proto_msgTypes[28]
+	mi := &file_kv_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2217,7 +2437,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_kv_proto_rawDescGZIP(), []int{28}
+	return file_kv_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Item) GetKey() []byte {
@@ -2259,7 +2479,7 @@ type ScanResponse struct {
 
 func (x *ScanResponse) Reset() {
 	*x = ScanResponse{}
-	mi := &file_kv_proto_msgTypes[29]
+	mi := &file_kv_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2491,7 @@ func (x *ScanResponse) String() string {
 func (*ScanResponse) ProtoMessage() {}
 
 func (x *ScanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_proto_msgTypes[29]
+	mi := &file_kv_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2504,7 @@ func (x *ScanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanResponse.ProtoReflect.Descriptor instead.
 func (*ScanResponse) Descriptor() ([]byte, []int) {
-	return file_kv_proto_rawDescGZIP(), []int{29}
+	return file_kv_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ScanResponse) GetItems() []*Item {
@@ -2440,7 +2660,21 @@ const file_kv_proto_rawDesc = "" +
 	"\x06header\x18\x01 \x01(\v2\x12.ostraka.v1.HeaderR\x06header\x12 \n" +
 	"\x03ops\x18\x02 \x03(\v2\x0e.ostraka.v1.OpR\x03ops\"?\n" +
 	"\rBatchResponse\x12.\n" +
-	"\aresults\x18\x01 \x03(\v2\x14.ostraka.v1.OpResultR\aresults\"\xef\x01\n" +
+	"\aresults\x18\x01 \x03(\v2\x14.ostraka.v1.OpResultR\aresults\"m\n" +
+	"\x0fPipelineRequest\x12*\n" +
+	"\x06header\x18\x01 \x01(\v2\x12.ostraka.v1.HeaderR\x06header\x12.\n" +
+	"\x05calls\x18\x02 \x03(\v2\x18.ostraka.v1.PipelineCallR\x05calls\"e\n" +
+	"\fPipelineCall\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x1d\n" +
+	"\n" +
+	"timeout_us\x18\x02 \x01(\x03R\ttimeoutUs\x12\x1e\n" +
+	"\x02op\x18\x03 \x01(\v2\x0e.ostraka.v1.OpR\x02op\"d\n" +
+	"\x10PipelineResponse\x124\n" +
+	"\aanswers\x18\x01 \x03(\v2\x1a.ostraka.v1.PipelineAnswerR\aanswers\x12\x1a\n" +
+	"\bdraining\x18\x02 \x01(\bR\bdraining\"V\n" +
+	"\x0ePipelineAnswer\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12,\n" +
+	"\x06result\x18\x02 \x01(\v2\x14.ostraka.v1.OpResultR\x06result\"\xef\x01\n" +
 	"\vScanRequest\x12*\n" +
 	"\x06header\x18\x01 \x01(\v2\x12.ostraka.v1.HeaderR\x06header\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x14\n" +
@@ -2460,7 +2694,7 @@ const file_kv_proto_rawDesc = "" +
 	"\x06cursor\x18\x02 \x01(\fR\x06cursor*D\n" +
 	"\tReadLevel\x12\x1b\n" +
 	"\x17READ_LEVEL_LINEARIZABLE\x10\x00\x12\x14\n" +
-	"\x10READ_LEVEL_STALE\x10\x02\"\x04\b\x01\x10\x012\x8a\x06\n" +
+	"\x10READ_LEVEL_STALE\x10\x02\"\x04\b\x01\x10\x012\xd5\x06\n" +
 	"\x02KV\x126\n" +
 	"\x03Get\x12\x16.ostraka.v1.GetRequest\x1a\x17.ostraka.v1.GetResponse\x126\n" +
 	"\x03TTL\x12\x16.ostraka.v1.TTLRequest\x1a\x17.ostraka.v1.TTLResponse\x126\n" +
@@ -2472,7 +2706,8 @@ const file_kv_proto_rawDesc = "" +
 	"\x06Expire\x12\x19.ostraka.v1.ExpireRequest\x1a\x1a.ostraka.v1.ExpireResponse\x12B\n" +
 	"\aPersist\x12\x1a.ostraka.v1.PersistRequest\x1a\x1b.ostraka.v1.PersistResponse\x12<\n" +
 	"\x05Touch\x12\x18.ostraka.v1.TouchRequest\x1a\x19.ostraka.v1.TouchResponse\x12<\n" +
-	"\x05Batch\x12\x18.ostraka.v1.BatchRequest\x1a\x19.ostraka.v1.BatchResponse\x129\n" +
+	"\x05Batch\x12\x18.ostraka.v1.BatchRequest\x1a\x19.ostraka.v1.BatchResponse\x12I\n" +
+	"\bPipeline\x12\x1b.ostraka.v1.PipelineRequest\x1a\x1c.ostraka.v1.PipelineResponse(\x010\x01\x129\n" +
 	"\x04Scan\x12\x17.ostraka.v1.ScanRequest\x1a\x18.ostraka.v1.ScanResponseB/Z-github.com/ostraka-db/ostraka/proto;ostrakapbb\x06proto3"
 
 var (
@@ -2488,7 +2723,7 @@ func file_kv_proto_rawDescGZIP() []byte {
 }
 
 var file_kv_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kv_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_kv_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_kv_proto_goTypes = []any{
 	(ReadLevel)(0),                // 0: ostraka.v1.ReadLevel
 	(*Header)(nil),                // 1: ostraka.v1.Header
@@ -2518,10 +2753,14 @@ var file_kv_proto_goTypes = []any{
 	(*OpResult)(nil),              // 25: ostraka.v1.OpResult
 	(*BatchRequest)(nil),          // 26: ostraka.v1.BatchRequest
 	(*BatchResponse)(nil),         // 27: ostraka.v1.BatchResponse
-	(*ScanRequest)(nil),           // 28: ostraka.v1.ScanRequest
-	(*Item)(nil),                  // 29: ostraka.v1.Item
-	(*ScanResponse)(nil),          // 30: ostraka.v1.ScanResponse
-	(*ErrorDetail)(nil),           // 31: ostraka.v1.ErrorDetail
+	(*PipelineRequest)(nil),       // 28: ostraka.v1.PipelineRequest
+	(*PipelineCall)(nil),          // 29: ostraka.v1.PipelineCall
+	(*PipelineResponse)(nil),      // 30: ostraka.v1.PipelineResponse
+	(*PipelineAnswer)(nil),        // 31: ostraka.v1.PipelineAnswer
+	(*ScanRequest)(nil),           // 32: ostraka.v1.ScanRequest
+	(*Item)(nil),                  // 33: ostraka.v1.Item
+	(*ScanResponse)(nil),          // 34: ostraka.v1.ScanResponse
+	(*ErrorDetail)(nil),           // 35: ostraka.v1.ErrorDetail
 }
 var file_kv_proto_depIdxs = []int32{
 	1,  // 0: ostraka.v1.GetRequest.header:type_name -> ostraka.v1.Header
@@ -2560,42 +2799,49 @@ var file_kv_proto_depIdxs = []int32{
 	19, // 33: ostraka.v1.OpResult.expire:type_name -> ostraka.v1.ExpireResponse
 	21, // 34: ostraka.v1.OpResult.persist:type_name -> ostraka.v1.PersistResponse
 	23, // 35: ostraka.v1.OpResult.touch:type_name -> ostraka.v1.TouchResponse
-	31, // 36: ostraka.v1.OpResult.error:type_name -> ostraka.v1.ErrorDetail
+	35, // 36: ostraka.v1.OpResult.error:type_name -> ostraka.v1.ErrorDetail
 	1,  // 37: ostraka.v1.BatchRequest.header:type_name -> ostraka.v1.Header
 	24, // 38: ostraka.v1.BatchRequest.ops:type_name -> ostraka.v1.Op
 	25, // 39: ostraka.v1.BatchResponse.results:type_name -> ostraka.v1.OpResult
-	1,  // 40: ostraka.v1.ScanRequest.header:type_name -> ostraka.v1.Header
-	0,  // 41: ostraka.v1.ScanRequest.level:type_name -> ostraka.v1.ReadLevel
-	29, // 42: ostraka.v1.ScanResponse.items:type_name -> ostraka.v1.Item
-	2,  // 43: ostraka.v1.KV.Get:input_type -> ostraka.v1.GetRequest
-	4,  // 44: ostraka.v1.KV.TTL:input_type -> ostraka.v1.TTLRequest
-	7,  // 45: ostraka.v1.KV.Set:input_type -> ostraka.v1.SetRequest
-	10, // 46: ostraka.v1.KV.Delete:input_type -> ostraka.v1.DeleteRequest
-	12, // 47: ostraka.v1.KV.CompareAndSet:input_type -> ostraka.v1.CompareAndSetRequest
-	14, // 48: ostraka.v1.KV.Increment:input_type -> ostraka.v1.IncrementRequest
-	16, // 49: ostraka.v1.KV.Append:input_type -> ostraka.v1.AppendRequest
-	18, // 50: ostraka.v1.KV.Expire:input_type -> ostraka.v1.ExpireRequest
-	20, // 51: ostraka.v1.KV.Persist:input_type -> ostraka.v1.PersistRequest
-	22, // 52: ostraka.v1.KV.Touch:input_type -> ostraka.v1.TouchRequest
-	26, // 53: ostraka.v1.KV.Batch:input_type -> ostraka.v1.BatchRequest
-	28, // 54: ostraka.v1.KV.Scan:input_type -> ostraka.v1.ScanRequest
-	3,  // 55: ostraka.v1.KV.Get:output_type -> ostraka.v1.GetResponse
-	5,  // 56: ostraka.v1.KV.TTL:output_type -> ostraka.v1.TTLResponse
-	9,  // 57: ostraka.v1.KV.Set:output_type -> ostraka.v1.SetResponse
-	11, // 58: ostraka.v1.KV.Delete:output_type -> ostraka.v1.DeleteResponse
-	13, // 59: ostraka.v1.KV.CompareAndSet:output_type -> ostraka.v1.CompareAndSetResponse
-	15, // 60: ostraka.v1.KV.Increment:output_type -> ostraka.v1.IncrementResponse
-	17, // 61: ostraka.v1.KV.Append:output_type -> ostraka.v1.AppendResponse
-	19, // 62: ostraka.v1.KV.Expire:output_type -> ostraka.v1.ExpireResponse
-	21, // 63: ostraka.v1.KV.Persist:output_type -> ostraka.v1.PersistResponse
-	23, // 64: ostraka.v1.KV.Touch:output_type -> ostraka.v1.TouchResponse
-	27, // 65: ostraka.v1.KV.Batch:output_type -> ostraka.v1.BatchResponse
-	30, // 66: ostraka.v1.KV.Scan:output_type -> ostraka.v1.ScanResponse
-	55, // [55:67] is the sub-list for method output_type
-	43, // [43:55] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	1,  // 40: ostraka.v1.PipelineRequest.header:type_name -> ostraka.v1.Header
+	29, // 41: ostraka.v1.PipelineRequest.calls:type_name -> ostraka.v1.PipelineCall
+	24, // 42: ostraka.v1.PipelineCall.op:type_name -> ostraka.v1.Op
+	31, // 43: ostraka.v1.PipelineResponse.answers:type_name -> ostraka.v1.PipelineAnswer
+	25, // 44: ostraka.v1.PipelineAnswer.result:type_name -> ostraka.v1.OpResult
+	1,  // 45: ostraka.v1.ScanRequest.header:type_name -> ostraka.v1.Header
+	0,  // 46: ostraka.v1.ScanRequest.level:type_name -> ostraka.v1.ReadLevel
+	33, // 47: ostraka.v1.ScanResponse.items:type_name -> ostraka.v1.Item
+	2,  // 48: ostraka.v1.KV.Get:input_type -> ostraka.v1.GetRequest
+	4,  // 49: ostraka.v1.KV.TTL:input_type -> ostraka.v1.TTLRequest
+	7,  // 50: ostraka.v1.KV.Set:input_type -> ostraka.v1.SetRequest
+	10, // 51: ostraka.v1.KV.Delete:input_type -> ostraka.v1.DeleteRequest
+	12, // 52: ostraka.v1.KV.CompareAndSet:input_type -> ostraka.v1.CompareAndSetRequest
+	14, // 53: ostraka.v1.KV.Increment:input_type -> ostraka.v1.IncrementRequest
+	16, // 54: ostraka.v1.KV.Append:input_type -> ostraka.v1.AppendRequest
+	18, // 55: ostraka.v1.KV.Expire:input_type -> ostraka.v1.ExpireRequest
+	20, // 56: ostraka.v1.KV.Persist:input_type -> ostraka.v1.PersistRequest
+	22, // 57: ostraka.v1.KV.Touch:input_type -> ostraka.v1.TouchRequest
+	26, // 58: ostraka.v1.KV.Batch:input_type -> ostraka.v1.BatchRequest
+	28, // 59: ostraka.v1.KV.Pipeline:input_type -> ostraka.v1.PipelineRequest
+	32, // 60: ostraka.v1.KV.Scan:input_type -> ostraka.v1.ScanRequest
+	3,  // 61: ostraka.v1.KV.Get:output_type -> ostraka.v1.GetResponse
+	5,  // 62: ostraka.v1.KV.TTL:output_type -> ostraka.v1.TTLResponse
+	9,  // 63: ostraka.v1.KV.Set:output_type -> ostraka.v1.SetResponse
+	11, // 64: ostraka.v1.KV.Delete:output_type -> ostraka.v1.DeleteResponse
+	13, // 65: ostraka.v1.KV.CompareAndSet:output_type -> ostraka.v1.CompareAndSetResponse
+	15, // 66: ostraka.v1.KV.Increment:output_type -> ostraka.v1.IncrementResponse
+	17, // 67: ostraka.v1.KV.Append:output_type -> ostraka.v1.AppendResponse
+	19, // 68: ostraka.v1.KV.Expire:output_type -> ostraka.v1.ExpireResponse
+	21, // 69: ostraka.v1.KV.Persist:output_type -> ostraka.v1.PersistResponse
+	23, // 70: ostraka.v1.KV.Touch:output_type -> ostraka.v1.TouchResponse
+	27, // 71: ostraka.v1.KV.Batch:output_type -> ostraka.v1.BatchResponse
+	30, // 72: ostraka.v1.KV.Pipeline:output_type -> ostraka.v1.PipelineResponse
+	34, // 73: ostraka.v1.KV.Scan:output_type -> ostraka.v1.ScanResponse
+	61, // [61:74] is the sub-list for method output_type
+	48, // [48:61] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_kv_proto_init() }
@@ -2640,7 +2886,7 @@ func file_kv_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kv_proto_rawDesc), len(file_kv_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	KV_Persist_FullMethodName       = "/ostraka.v1.KV/Persist"
 	KV_Touch_FullMethodName         = "/ostraka.v1.KV/Touch"
 	KV_Batch_FullMethodName         = "/ostraka.v1.KV/Batch"
+	KV_Pipeline_FullMethodName      = "/ostraka.v1.KV/Pipeline"
 	KV_Scan_FullMethodName          = "/ostraka.v1.KV/Scan"
 )
 
@@ -53,6 +54,10 @@ type KVClient interface {
 	// Batch carries independent operations on any keys of shards led by this node; each has its own result.
 	// It is not atomic: multi-get and multi-set are built on it.
 	Batch(ctx context.Context, in *BatchRequest, opts ...grpc.CallOption) (*BatchResponse, error)
+	// Pipeline carries many calls at once over one stream, in both directions joined into messages: what a client of many
+	// callers should use. Calls are independent of each other, and answered in any order. The node that is about to stop
+	// says so; it goes on answering until the client closes its side.
+	Pipeline(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PipelineRequest, PipelineResponse], error)
 	// Scan returns one page of one shard's keys in order. The client merges shards.
 	Scan(ctx context.Context, in *ScanRequest, opts ...grpc.CallOption) (*ScanResponse, error)
 }
@@ -175,6 +180,19 @@ func (c *kVClient) Batch(ctx context.Context, in *BatchRequest, opts ...grpc.Cal
 	return out, nil
 }
 
+func (c *kVClient) Pipeline(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PipelineRequest, PipelineResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &KV_ServiceDesc.Streams[0], KV_Pipeline_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PipelineRequest, PipelineResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type KV_PipelineClient = grpc.BidiStreamingClient[PipelineRequest, PipelineResponse]
+
 func (c *kVClient) Scan(ctx context.Context, in *ScanRequest, opts ...grpc.CallOption) (*ScanResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ScanResponse)
@@ -205,6 +223,10 @@ type KVServer interface {
 	// Batch carries independent operations on any keys of shards led by this node; each has its own result.
 	// It is not atomic: multi-get and multi-set are built on it.
 	Batch(context.Context, *BatchRequest) (*BatchResponse, error)
+	// Pipeline carries many calls at once over one stream, in both directions joined into messages: what a client of many
+	// callers should use. Calls are independent of each other, and answered in any order. The node that is about to stop
+	// says so; it goes on answering until the client closes its side.
+	Pipeline(grpc.BidiStreamingServer[PipelineRequest, PipelineResponse]) error
 	// Scan returns one page of one shard's keys in order. The client merges shards.
 	Scan(context.Context, *ScanRequest) (*ScanResponse, error)
 	mustEmbedUnimplementedKVServer()
@@ -249,6 +271,9 @@ func (UnimplementedKVServer) Touch(context.Context, *TouchRequest) (*TouchRespon
 }
 func (UnimplementedKVServer) Batch(context.Context, *BatchRequest) (*BatchResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Batch not implemented")
+}
+func (UnimplementedKVServer) Pipeline(grpc.BidiStreamingServer[PipelineRequest, PipelineResponse]) error {
+	return status.Error(codes.Unimplemented, "method Pipeline not implemented")
 }
 func (UnimplementedKVServer) Scan(context.Context, *ScanRequest) (*ScanResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Scan not implemented")
@@ -472,6 +497,13 @@ func _KV_Batch_Handler(srv interface{}, ctx context.Context, dec func(interface{
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KV_Pipeline_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(KVServer).Pipeline(&grpc.GenericServerStream[PipelineRequest, PipelineResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type KV_PipelineServer = grpc.BidiStreamingServer[PipelineRequest, PipelineResponse]
+
 func _KV_Scan_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ScanRequest)
 	if err := dec(in); err != nil {
@@ -546,6 +578,13 @@ var KV_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _KV_Scan_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Pipeline",
+			Handler:       _KV_Pipeline_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "kv.proto",
 }

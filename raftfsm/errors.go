@@ -19,6 +19,8 @@ var (
 	ErrNotConfirmed = errors.New("no majority confirmed the leader's term")
 	// ErrOverloaded: the group's queue is full.
 	ErrOverloaded = errors.New("the shard's queue is full")
+	// ErrNoSpace: there is no room for the log on the leader's disk.
+	ErrNoSpace = errors.New("no space left for the log")
 	// ErrDeadline: the caller's deadline passed before the work was handed to the log.
 	ErrDeadline = errors.New("deadline passed before the work began")
 	// ErrStopped: the group is being closed.

@@ -81,14 +81,11 @@ func (g *Group) own(ctx context.Context, l *life) error {
 }
 
 // Write replicates one mutation and returns its result. A lost condition is a result, not an error. Errors:
-// ErrNotLeader, ErrNotReady, ErrOverloaded, ErrDeadline, ErrStopped: not done. ErrOutcomeUnknown: it may have
+// ErrNotLeader, ErrNotReady, ErrOverloaded, ErrNoSpace, ErrDeadline, ErrStopped: not done. ErrOutcomeUnknown: it may have
 // been, or yet be, done.
 func (g *Group) Write(ctx context.Context, op *store.Op, session Session) (store.Result, error) {
-	l, _, err := g.life()
+	l, err := g.writable()
 	if err != nil {
-		return store.Result{}, err
-	}
-	if _, err := l.leading(); err != nil {
 		return store.Result{}, err
 	}
 	result, err := l.proposer.write(ctx, &sessionOp{Op: *op, Session: session})
@@ -96,6 +93,37 @@ func (g *Group) Write(ctx context.Context, op *store.Op, session Session) (store
 		err = l.notLeader()
 	}
 	return result, err
+}
+
+// Submit is Write without waiting: done is called once with the result, on a goroutine of the group's that it must not
+// block; or never, if Submit returns an error, and then nothing was done. What could not be handed to the log by the
+// deadline (the zero time: none) ends as ErrDeadline.
+func (g *Group) Submit(op *store.Op, session Session, deadline time.Time, done func(store.Result, error)) error {
+	l, err := g.writable()
+	if err != nil {
+		return err
+	}
+	return l.proposer.submit(&sessionOp{Op: *op, Session: session}, deadline, func(result store.Result, err error) {
+		if errors.Is(err, ErrNotLeader) {
+			err = l.notLeader()
+		}
+		done(result, err)
+	})
+}
+
+// writable returns the life of a replica that leads, is ready, and whose disk has room.
+func (g *Group) writable() (*life, error) {
+	l, _, err := g.life()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := l.leading(); err != nil {
+		return nil, err
+	}
+	if err := l.stores.Log.Full(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return l, nil
 }
 
 // Read is a store to read from, and the shard time by which the reader should judge what has expired.

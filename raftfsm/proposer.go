@@ -51,14 +51,18 @@ type proposer struct {
 	lastStamp store.Time
 }
 
-// proposal is one caller's entry or operation. Exactly one answer is sent to done, which has room for it.
+// proposal is one caller's entry or operation. It is answered exactly once.
 type proposal struct {
 	// op is set for a mutation, whole for an entry that stands alone (own, tick, reap), encoded for one that is
 	// another machine's.
 	op      *sessionOp
 	whole   *entry
 	encoded []byte
-	done    chan proposed
+	// One of these two takes the answer: done has room for it, then must not block.
+	done chan proposed
+	then func(proposed)
+	// deadline, if set, is when nobody waits any more: what isn't packed by then is not done.
+	deadline time.Time
 	// taken settles who may answer: pack takes a proposal into an entry, or a caller that gives up takes it
 	// away; the later of the two finds it taken.
 	taken atomic.Bool
@@ -77,6 +81,14 @@ type flight struct {
 	// ent is what is to be proposed, unless data is that already.
 	ent  *entry
 	data []byte
+}
+
+func (pr *proposal) answer(with proposed) {
+	if pr.then != nil {
+		pr.then(with)
+		return
+	}
+	pr.done <- with
 }
 
 // size is what a proposal takes of the queue.
@@ -120,23 +132,30 @@ func (p *proposer) pause() (resume func()) {
 // write proposes one mutation and waits for its result or the context's end. Ended before the operation was
 // packed it is ErrDeadline (not done, and never will be), afterwards ErrOutcomeUnknown.
 func (p *proposer) write(ctx context.Context, op *sessionOp) (store.Result, error) {
-	got := p.submit(ctx, &proposal{op: op, done: make(chan proposed, 1)})
+	got := p.wait(ctx, &proposal{op: op, done: make(chan proposed, 1)})
 	return got.result, got.err
+}
+
+// submit proposes one mutation without waiting. then is called once, from the proposer's goroutines, and must not block;
+// or never, if submit returns an error: then nothing was done. What isn't packed by the deadline ends as ErrDeadline.
+func (p *proposer) submit(op *sessionOp, deadline time.Time, then func(store.Result, error)) error {
+	return p.enqueue(&proposal{op: op, deadline: deadline, then: func(got proposed) { then(got.result, got.err) }})
 }
 
 // entry proposes an entry that stands alone, and returns the machine's response.
 func (p *proposer) entry(ctx context.Context, ent *entry) (any, error) {
-	got := p.submit(ctx, &proposal{whole: ent, done: make(chan proposed, 1)})
+	got := p.wait(ctx, &proposal{whole: ent, done: make(chan proposed, 1)})
 	return got.response, got.err
 }
 
 // encoded proposes an entry that is encoded already and carries no shard time, and returns the machine's response.
 func (p *proposer) encoded(ctx context.Context, data []byte) (any, error) {
-	got := p.submit(ctx, &proposal{encoded: data, done: make(chan proposed, 1)})
+	got := p.wait(ctx, &proposal{encoded: data, done: make(chan proposed, 1)})
 	return got.response, got.err
 }
 
-func (p *proposer) submit(ctx context.Context, pr *proposal) proposed {
+// wait enqueues a proposal and waits for its answer or the context's end.
+func (p *proposer) wait(ctx context.Context, pr *proposal) proposed {
 	if ctx.Err() != nil {
 		return proposed{err: ErrDeadline}
 	}
@@ -212,12 +231,17 @@ func (p *proposer) pack() {
 func (p *proposer) gather(first *proposal) (f *flight, held *proposal) {
 	f = &flight{}
 	size := int64(0)
+	now := time.Now()
 	for next := first; next != nil; {
 		alone := next.op == nil
 		if len(f.callers) > 0 && (alone || size+next.size() > int64(p.cfg.EntryBytesMax)) {
 			return f, next
 		}
-		if next.taken.CompareAndSwap(false, true) { // or else its caller gave up
+		switch {
+		case !next.taken.CompareAndSwap(false, true): // its caller gave up
+		case !next.deadline.IsZero() && now.After(next.deadline):
+			next.answer(proposed{err: ErrDeadline})
+		default:
 			f.add(next)
 			size += next.size()
 			if alone || len(f.callers) == p.cfg.EntryOpsMax {
@@ -284,7 +308,7 @@ func (p *proposer) finish() {
 			f.answer(proposed{err: fmt.Errorf("%w: %w", ErrOutcomeUnknown, response)})
 		case opResults:
 			for i, caller := range f.callers {
-				caller.done <- proposed{result: response[i]}
+				caller.answer(proposed{result: response[i]})
 			}
 		default:
 			f.answer(proposed{response: response})
@@ -294,7 +318,7 @@ func (p *proposer) finish() {
 
 func (f *flight) answer(with proposed) {
 	for _, caller := range f.callers {
-		caller.done <- with
+		caller.answer(with)
 	}
 }
 

@@ -121,6 +121,15 @@ func newFakeReplica(id shard.ID, ranges []shard.Range) *fakeReplica {
 		Leader: "n1", Term: 2, Commit: 10, Applied: 9, Last: 11, Voter: true, Restarts: 1, Keys: 3, Bytes: 100}}
 }
 
+func (r *fakeReplica) Submit(op *store.Op, session raftfsm.Session, deadline time.Time, done func(store.Result, error)) error {
+	go func() {
+		ctx, cancel := context.WithDeadline(context.Background(), deadline)
+		defer cancel()
+		done(r.Write(ctx, op, session))
+	}()
+	return nil
+}
+
 func (r *fakeReplica) Write(ctx context.Context, op *store.Op, session raftfsm.Session) (store.Result, error) {
 	if r.beforeWrite != nil {
 		r.beforeWrite(ctx)
@@ -225,6 +234,7 @@ type fakeServer struct {
 	metrics  *metrics
 	health   *healthService
 	grpc     *grpc.Server
+	stopping chan struct{}
 	conn     *grpc.ClientConn
 	kv       ostrakapb.KVClient
 	admin    ostrakapb.AdminClient
@@ -239,6 +249,7 @@ func serve(t testing.TB, node *fakeNode) *fakeServer {
 	f.grpc = grpc.NewServer(serverOptions(node, f.metrics, slog.New(slog.NewTextHandler(io.Discard, nil)))...)
 	kv, admin := newKVService(node), newAdminService(node, node)
 	kv.replicas, admin.replicas = f.replicas, f.replicas
+	f.stopping = kv.stopping
 	ostrakapb.RegisterKVServer(f.grpc, kv)
 	ostrakapb.RegisterAdminServer(f.grpc, admin)
 	f.health.register(f.grpc)

@@ -31,10 +31,16 @@ type kvService struct {
 	node     nodeView
 	replicas replicaSet
 	explain  explainer
+	// stopping is closed when the node is about to stop: streams tell their clients.
+	stopping chan struct{}
+	// panicked hears of a call of a stream that panicked, count of one that failed; gate does that for the others.
+	panicked func(what string, stack []byte)
+	count    func(*ostrakapb.ErrorDetail)
 }
 
 func newKVService(node nodeView) *kvService {
-	return &kvService{node: node, replicas: hostReplicas{node}, explain: explainer{node}}
+	return &kvService{node: node, replicas: hostReplicas{node}, explain: explainer{node}, stopping: make(chan struct{}),
+		panicked: func(string, []byte) {}, count: func(*ostrakapb.ErrorDetail) {}}
 }
 
 // Set implements ostrakapb.KVServer.
@@ -99,24 +105,26 @@ func write[R any](ctx context.Context, s *kvService, h *ostrakapb.Header, op *st
 
 // apply checks, routes and carries out one mutation. A lost condition and a missing key are results.
 func (s *kvService) apply(ctx context.Context, op *store.Op, session raftfsm.Session) (store.Result, error) {
-	limits := s.node.Limits()
-	if err := checkOp(op, limits.store()); err != nil {
-		return store.Result{}, err
-	}
-	id, r, err := s.route(ctx, op.Key)
+	id, r, err := s.prepare(ctx, op)
 	if err != nil {
 		return store.Result{}, err
+	}
+	result, err := r.Write(ctx, op, session)
+	if err := settled(id, op, result, err); err != nil {
+		return store.Result{}, err
+	}
+	return result, nil
+}
+
+// prepare checks and routes one mutation.
+func (s *kvService) prepare(ctx context.Context, op *store.Op) (shard.ID, replica, error) {
+	limits := s.node.Limits()
+	if err := checkOp(op, limits.store()); err != nil {
+		return 0, nil, err
 	}
 	// The leader's limit travels with the op: an append must end the same on every replica.
 	op.ValueBytesMax = limits.ValueBytesMax
-	result, err := r.Write(ctx, op, session)
-	if err == nil {
-		err = refusal(op, result)
-	}
-	if err != nil {
-		return store.Result{}, &shardError{shard: id, err: err}
-	}
-	return result, nil
+	return s.route(ctx, op.Key)
 }
 
 // Get implements ostrakapb.KVServer.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"log/slog"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -82,6 +83,20 @@ func (m *metrics) batchErrors(fullMethod string, r *ostrakapb.BatchResponse) {
 		if detail := result.GetError(); detail != nil {
 			m.errors.WithLabelValues(service, method, reasonLabel(detail)).Inc()
 		}
+	}
+}
+
+// pipelineError counts a call of a stream that failed.
+func (m *metrics) pipelineError(d *ostrakapb.ErrorDetail) {
+	service, method := splitMethod(ostrakapb.KV_Pipeline_FullMethodName)
+	m.errors.WithLabelValues(service, method, reasonLabel(d)).Inc()
+}
+
+// pipelinePanic counts and logs a call of a stream that panicked.
+func (m *metrics) pipelinePanic(logger *slog.Logger) func(what string, stack []byte) {
+	return func(what string, stack []byte) {
+		logger.Error("a call panicked", "method", ostrakapb.KV_Pipeline_FullMethodName, "panic", what, "stack", string(stack))
+		m.panics.Inc()
 	}
 }
 

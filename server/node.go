@@ -35,6 +35,8 @@ type Node struct {
 	// advertised is set once Run knows the port it got.
 	advertised atomic.Pointer[string]
 	draining   atomic.Bool
+	// stopPipelines asks the clients of running streams to close them. Set by newGRPCServer.
+	stopPipelines func()
 	// membership is set once the node belongs to a cluster and its replicas run.
 	membership atomic.Pointer[membership]
 
@@ -229,7 +231,10 @@ func (n *Node) newTransport() (*transport.Transport, error) {
 // newGRPCServer registers every service.
 func (n *Node) newGRPCServer() *grpc.Server {
 	s := grpc.NewServer(serverOptions(n, n.metrics, n.cfg.Logger)...)
-	ostrakapb.RegisterKVServer(s, newKVService(n))
+	kv := newKVService(n)
+	kv.panicked, kv.count = n.metrics.pipelinePanic(n.cfg.Logger), n.metrics.pipelineError
+	n.stopPipelines = sync.OnceFunc(func() { close(kv.stopping) })
+	ostrakapb.RegisterKVServer(s, kv)
 	ostrakapb.RegisterAdminServer(s, newAdminService(n, n))
 	ostrakapb.RegisterRaftServer(s, &raftService{Transport: n.transport, node: n})
 	n.health.register(s)
@@ -288,6 +293,7 @@ func (n *Node) drain(s *grpc.Server) {
 		}
 	}
 	n.health.shutdown()
+	n.stopPipelines()
 	stopped := make(chan struct{})
 	n.background.Go(func() { s.GracefulStop(); close(stopped) })
 	if err := n.transport.Close(); err != nil {

@@ -57,6 +57,7 @@ var statusTable = []statusRow{
 	{is: raftfsm.ErrNotReady, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_NO_LEADER, outcome: notDone, retryAfter: electionPause},
 	{is: raftfsm.ErrNotConfirmed, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_NO_LEADER, outcome: notDone, retryAfter: electionPause},
 	{is: raftfsm.ErrStopped, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_NO_LEADER, outcome: notDone, retryAfter: electionPause},
+	{is: raftfsm.ErrNoSpace, code: codes.ResourceExhausted, reason: ostrakapb.Reason_REASON_OVERLOADED, outcome: notDone, retryAfter: noSpacePause},
 	{is: raftfsm.ErrOverloaded, code: codes.ResourceExhausted, reason: ostrakapb.Reason_REASON_OVERLOADED, outcome: notDone, retryAfter: 20 * time.Millisecond},
 	{is: raftfsm.ErrDeadline, code: codes.DeadlineExceeded, reason: ostrakapb.Reason_REASON_DEADLINE, outcome: notDone},
 	{is: shard.ErrStaleEpoch, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_STALE_EPOCH, outcome: notDone},
@@ -93,6 +94,9 @@ var statusTable = []statusRow{
 	{is: context.DeadlineExceeded, code: codes.DeadlineExceeded, reason: ostrakapb.Reason_REASON_OUTCOME_UNKNOWN, outcome: outcomeUnknown},
 	{is: context.Canceled, code: codes.Canceled, reason: ostrakapb.Reason_REASON_OUTCOME_UNKNOWN, outcome: outcomeUnknown},
 }
+
+// noSpacePause is how soon a node whose disk is full may have got room.
+const noSpacePause = time.Second
 
 // unforeseen is the row of every other error: whether anything was done is not known.
 var unforeseen = statusRow{code: codes.Internal, reason: ostrakapb.Reason_REASON_UNSPECIFIED, outcome: outcomeUnknown}
