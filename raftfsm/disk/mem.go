@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -53,6 +54,53 @@ func (m *Mem) Crash() *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return &Mem{root: m.root.durable(map[*memNode]*memNode{})}
+}
+
+// CrashTorn returns a filesystem that a power cut may leave, too: of what was not synced, any part has reached the disk, by
+// sectors of 512 bytes, and so has any change of a directory.
+func (m *Mem) CrashTorn(rng *rand.Rand) *Mem {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &Mem{root: m.root.torn(rng, map[*memNode]*memNode{})}
+}
+
+const sectorBytes = 512
+
+func (n *memNode) torn(rng *rand.Rand, seen map[*memNode]*memNode) *memNode {
+	if c, ok := seen[n]; ok {
+		return c
+	}
+	c := &memNode{dir: n.dir}
+	seen[n] = c
+	if !n.dir {
+		c.data = bytes.Clone(n.durableData)
+		for _, r := range n.unsynced {
+			for from := r.from; from < r.to; {
+				to := min(r.to, (from/sectorBytes+1)*sectorBytes)
+				if rng.IntN(2) == 0 {
+					c.growLocked(to)
+					copy(c.data[from:to], n.data[from:to])
+				}
+				from = to
+			}
+		}
+		c.durableData = bytes.Clone(c.data)
+		return c
+	}
+	c.entries = make(map[string]*memNode)
+	names := maps.Clone(n.entries)
+	maps.Copy(names, n.durableEntries)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		child := n.durableEntries[name]
+		if child != n.entries[name] && rng.IntN(2) == 0 {
+			child = n.entries[name]
+		}
+		if child != nil {
+			c.entries[name] = child.torn(rng, seen)
+		}
+	}
+	c.durableEntries = maps.Clone(c.entries)
+	return c
 }
 
 // Clone returns a copy that a process which is killed now leaves behind: what it wrote is there, synced or not, and what

@@ -36,6 +36,8 @@ type entryStore interface {
 	wait(upTo wal.Sequence) error
 	stalled() bool
 	full() error
+	// watched: it ends the process itself when the disk doesn't answer.
+	watched() bool
 
 	Close() error
 }
@@ -48,6 +50,7 @@ func (durable) notify(wal.Sequence, func(error)) (b bool) { return true }
 func (durable) wait(wal.Sequence) error                   { return nil }
 func (durable) stalled() bool                             { return false }
 func (durable) full() error                               { return nil }
+func (durable) watched() bool                             { return false }
 
 // recordStore keeps small values of replicas, by name. A set that returned is durable.
 type recordStore interface {

@@ -149,7 +149,7 @@ func (l *Log) StoreLogs(entries []*raft.Log) error {
 	}
 	l.writing.take()
 	defer l.writing.give()
-	err := l.node.write("appending to the log of "+l.who.String(), func() error {
+	err := l.change("appending to", func() error {
 		if err := l.checkFollows(entries); err != nil {
 			return err
 		}
@@ -161,7 +161,7 @@ func (l *Log) StoreLogs(entries []*raft.Log) error {
 	if !l.noteAppended(entries) {
 		return nil
 	}
-	return l.node.write("syncing the log of "+l.who.String(), l.waitDurable)
+	return l.change("syncing", l.waitDurable)
 }
 
 // waitDurable waits for all that was appended so far.
@@ -409,6 +409,16 @@ func (l *Log) clear(first, last uint64) error {
 	return nil
 }
 
+// change runs what writes to the store; its error is the end of the node.
 func (l *Log) change(what string, do func() error) error {
-	return l.node.write(what+" the log of "+l.who.String(), do)
+	named := func() error {
+		if err := do(); err != nil {
+			return fmt.Errorf("the log of %s: %w", l.who, err)
+		}
+		return nil
+	}
+	if l.entries.watched() {
+		return l.node.checked(what, named)
+	}
+	return l.node.write(what, named)
 }

@@ -447,6 +447,9 @@ func (f *faultyEntries) StoreLogs(logs []*raft.Log) error {
 	return f.entryStore.StoreLogs(logs)
 }
 
+// watched: by the node, as if these were bolt's.
+func (f *faultyEntries) watched() bool { return false }
+
 func (f *faultyEntries) truncate(from, last uint64) error {
 	if f.fail != nil {
 		return f.fail

@@ -306,6 +306,17 @@ func (n *Node) write(what string, do func() error) error {
 	return n.failure()
 }
 
+// checked is write for what is watched elsewhere.
+func (n *Node) checked(what string, do func() error) error {
+	if err := n.failure(); err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return n.fail(fmt.Errorf("%s: %w", what, err))
+	}
+	return n.failure()
+}
+
 func (n *Node) failure() error {
 	if err := n.failed.Load(); err != nil {
 		return *err

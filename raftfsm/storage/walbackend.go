@@ -75,6 +75,7 @@ func (e *walEntries) wait(upTo wal.Sequence) error {
 
 func (e *walEntries) stalled() bool { return e.wal.Stalled() }
 func (e *walEntries) full() error   { return e.wal.Full() }
+func (e *walEntries) watched() bool { return true }
 
 // Close implements entryStore. The log of the node goes on, and keeps the replica's: it may be opened again.
 func (e *walEntries) Close() error { return nil }

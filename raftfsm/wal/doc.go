@@ -58,8 +58,8 @@
 //
 // # Goroutines
 //
-// Any goroutine may call anything, except that changes of one replica come one at a time. Open starts two goroutines, the
-// writer and the keeper; Close joins them. Log.mu is taken before Replica.mu.
+// Any goroutine may call anything, except that changes of one replica come one at a time. Open starts three goroutines, the
+// writer, the keeper and the watchdog; Close joins them. Log.mu is taken before Replica.mu.
 //
 // Start reading at frame.go, then Replica.Append, Log.put and recover.go.
 package wal

@@ -16,7 +16,7 @@ import (
 //	       8 bytes     4       4         8         8        8      then zeros up to headBytes
 //
 //	frame   0  length of the payload, extensions included
-//	        4  CRC-32C of all that follows, padding included
+//	        4  CRC-32C of all the rest, padding included
 //	        8  low half of the segment's sequence
 //	       12  kind      13  type of an entry      14  zero, 2 bytes
 //	       16  shard
@@ -134,8 +134,13 @@ func appendFrame(b []byte, s seed, offset int64, f *frame) []byte {
 	b = append(b, f.data...)
 	var zeros [alignment]byte
 	b = append(b, zeros[:at+f.size()-len(b)]...)
-	binary.BigEndian.PutUint32(b[at+4:], crc32.Update(s.sum(offset), castagnoli, b[at+8:]))
+	binary.BigEndian.PutUint32(b[at+4:], s.frameSum(offset, b[at:]))
 	return b
+}
+
+// frameSum covers a whole frame but the sum itself.
+func (s seed) frameSum(offset int64, b []byte) uint32 {
+	return crc32.Update(crc32.Update(s.sum(offset), castagnoli, b[:4]), castagnoli, b[8:])
 }
 
 // errNoFrame means bytes that are no frame of this segment at this place.
@@ -162,7 +167,7 @@ func decodeFrame(b []byte, s seed, offset int64) (frame, int, error) {
 	if !ok {
 		return frame{}, 0, errNoFrame
 	}
-	if crc32.Update(s.sum(offset), castagnoli, b[8:size]) != binary.BigEndian.Uint32(b[4:]) {
+	if s.frameSum(offset, b[:size]) != binary.BigEndian.Uint32(b[4:]) {
 		return frame{}, 0, errNoFrame
 	}
 	length, extensions := int(binary.BigEndian.Uint32(b)), int(binary.BigEndian.Uint32(b[20:]))

@@ -39,6 +39,7 @@ func Open(cfg Config) (*Log, error) {
 	}
 	l.goroutines.Go(l.write)
 	l.goroutines.Go(l.tend)
+	l.goroutines.Go(l.watch)
 	signal(l.keep)
 	if err := l.settle(); err != nil {
 		return nil, errors.Join(err, l.Close())

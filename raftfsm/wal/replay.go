@@ -76,11 +76,14 @@ func (r *replaying) damagedBy(why error) {
 // segment replays one segment.
 func (rp *replay) segment(s *segment, c contents) {
 	gaps := c.gaps
-	for i := range c.frames {
+	meet := func(i int) { // the gaps in front of frame i
 		for len(gaps) > 0 && gaps[0].before == i {
 			rp.lost(s.damaged(gaps[0].from, fmt.Sprintf("%d bytes do not check", gaps[0].to-gaps[0].from)))
 			gaps = gaps[1:]
 		}
+	}
+	for i := range c.frames {
+		meet(i)
 		f := &c.frames[i]
 		switch {
 		case f.kind == kindSummary:
@@ -89,6 +92,7 @@ func (rp *replay) segment(s *segment, c contents) {
 			rp.frame(s, f)
 		}
 	}
+	meet(len(c.frames))
 	rp.segments++
 }
 
@@ -179,6 +183,7 @@ func (r *replaying) apply(f *frame, at position) error {
 			rec.at.segment.live -= int64(rec.at.size)
 		}
 		clear(r.records)
+		r.damage, r.doubt = nil, nil // whatever was lost before is of no use any more
 	case kindRecord:
 		name := string(f.extensions)
 		if old, ok := r.records[name]; ok {

@@ -27,16 +27,12 @@ func (l *Log) write() {
 	beat := time.NewTimer(0)
 	<-beat.C
 	defer beat.Stop()
-	watchdog := time.AfterFunc(l.cfg.StallMax, func() {
-		l.fail(fmt.Errorf("%w: a write has taken over %s", ErrStalled, l.cfg.StallMax))
-	})
-	watchdog.Stop()
 	unsynced := Sequence(0) // what was written and not synced, with SyncInterval
 	for {
 		select {
 		case <-l.wake:
 		case <-beat.C:
-			if err := l.guarded(watchdog, func() error { return l.syncTail(unsynced) }); err != nil {
+			if err := l.guarded(func() error { return l.syncTail(unsynced) }); err != nil {
 				l.fail(err)
 				return
 			}
@@ -45,7 +41,7 @@ func (l *Log) write() {
 			return
 		}
 		for c := l.next(); c != nil; c = l.next() {
-			err := l.guarded(watchdog, func() error { return l.put(c) })
+			err := l.guarded(func() error { return l.put(c) })
 			if err != nil {
 				l.fail(err)
 				return
@@ -56,7 +52,7 @@ func (l *Log) write() {
 			}
 		}
 		if l.finished() {
-			if err := l.guarded(watchdog, l.finish); err != nil {
+			if err := l.guarded(l.finish); err != nil {
 				l.fail(err)
 			}
 			l.cancel(ErrClosed)
@@ -65,12 +61,10 @@ func (l *Log) write() {
 	}
 }
 
-// guarded runs what asks the disk under the watchdog. What comes back after it has struck is an error too.
-func (l *Log) guarded(watchdog *time.Timer, do func() error) error {
+// guarded runs what asks the disk while the watchdog looks. What comes back after it has struck is an error too.
+func (l *Log) guarded(do func() error) error {
 	l.busySince.Store(time.Now().UnixNano())
-	watchdog.Reset(l.cfg.StallMax)
 	err := do()
-	watchdog.Stop()
 	l.busySince.Store(0)
 	if err == nil && l.ctx.Err() != nil {
 		l.mu.Lock()
@@ -78,6 +72,27 @@ func (l *Log) guarded(watchdog *time.Timer, do func() error) error {
 		return l.failure
 	}
 	return err
+}
+
+// watchParts is how often within Config.StallMax the watchdog looks, and how exact it is.
+const watchParts = 10
+
+// watch is the watchdog's goroutine: it ends a log whose disk doesn't answer. A timer for each write would cost more than
+// the rest of the write's bookkeeping.
+func (l *Log) watch() {
+	beat := time.NewTicker(l.cfg.StallMax / watchParts)
+	defer beat.Stop()
+	for {
+		select {
+		case <-beat.C:
+		case <-l.ctx.Done():
+			return
+		}
+		if since := l.busySince.Load(); since != 0 && time.Now().UnixNano()-since >= int64(l.cfg.StallMax) {
+			l.fail(fmt.Errorf("%w: a write has taken over %s", ErrStalled, l.cfg.StallMax))
+			return
+		}
+	}
 }
 
 // next takes the next chunk, after a pause for others to join the last one if that seems worth it.

@@ -1,0 +1,5 @@
+//go:build race
+
+package raftfsm
+
+func init() { raceDetector = true }
