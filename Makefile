@@ -8,7 +8,7 @@ PROTOC_GEN_GO := v1.36.12
 PROTOC_GEN_GO_GRPC := v1.6.2
 STATICCHECK := v0.8.2
 
-.PHONY: help build run test race lint generate check-generated bench fuzz check clean
+.PHONY: help build run test race lint generate check-generated bench bench-compare fuzz check check-compare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -41,13 +41,23 @@ check-generated: generate ## fails if the committed code in proto/ is not what i
 bench: ## Go microbenchmarks, ten counts, for benchstat
 	go test -run '^$$' -bench . -benchmem -count 10 ./shard ./store ./raftfsm/...
 
+# bench/compare is a module of its own, so that etcd's dependencies (some 180 MB) stay out of this one, and of make test.
+COMPARE ?=
+bench-compare: build ## etcd, Redis and Ostraka side by side on this machine, ten minutes; COMPARE='-rounds 1' adds flags
+	cd bench/compare && go build -o $(BIN)/compare .
+	mkdir -p data
+	$(BIN)/compare -binary $(CURDIR)/ostraka -dir $(CURDIR)/data -json data/compare.json -plot data/compare.svg $(COMPARE)
+
+check-compare: $(BIN)/staticcheck ## lint, build and tests of bench/compare
+	cd bench/compare && go vet ./... && $(BIN)/staticcheck ./... && go mod tidy -diff && go mod verify && go test -timeout 10m ./...
+
 FUZZTIME ?= 20s
 fuzz: ## every fuzz target for FUZZTIME (20s); what it finds stays in testdata/fuzz
 	@set -e; for pkg in $$(go list ./...); do \
 		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "== $$pkg $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; done; done
 
-check: lint check-generated test race ## what CI runs
+check: lint check-generated test race check-compare ## what CI runs
 
 clean: ## the binary and the tools
 	rm -rf ostraka .bin

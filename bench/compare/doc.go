@@ -1,0 +1,34 @@
+// Command compare measures etcd, Redis and Ostraka side by side on this machine: three nodes of each as processes of
+// their own, one client process, one harness (package bench), the same keys, values and callers for all.
+//
+//	make bench-compare
+//	go run . -systems etcd,ostraka -workloads writes -callers 256 -rounds 3 -duration 3s
+//
+// # What is compared
+//
+// A write counts once it is replicated and synced as far as the system can promise it, so that all pay for the same:
+//
+//	etcd     Put, on the write-ahead logs of two of three members
+//	Redis    SET, then WAITAOF 1 1 in the same round trip: on the append-only files of the primary and one replica.
+//	         Servers before 7.2 have only WAIT 1: the replica has the write, and no promise about its disk
+//	Ostraka  Set, on the logs of two of three replicas
+//
+// A read is linearizable in etcd and Ostraka. Redis has no such read: GET asks the primary, which may have been replaced.
+//
+// # How
+//
+// A cell is a workload and a number of callers. In each round every cell is measured once for each system, one system
+// after the other and in an order that changes, so that a machine that drifts drifts for all alike. Only one system is
+// under load; the others idle, and what that costs is measured and told. Before each measurement the harness waits until
+// all of them have become quiet, and then loads the one for a while that is not counted. Each figure is the median over
+// the rounds; a ratio is one of medians, with the range of the rounds' own ratios beside it.
+//
+// Callers are closed loops: each sends its next call when the last was answered. That finds the most a system can do,
+// and says nothing of how it behaves at less.
+//
+// # Reading the code
+//
+// run.go has the plan; system.go what a system must be able to do, with etcd.go, redis.go and ostraka.go as the three.
+// statistics.go turns measurements into medians and ratios, table.go and plot.go show them. It is a module of its own, so
+// that etcd's dependencies stay out of Ostraka's.
+package main
