@@ -13,6 +13,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// raceDetector is set in builds with -race.
+var raceDetector bool
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
