@@ -199,6 +199,8 @@ type NodeStatus struct {
 	Build       string `json:"build,omitempty"`
 	Incarnation uint64 `json:"incarnation"`
 	FormatLevel uint32 `json:"format_level"`
+	// Sync: "always", or "interval": then a power cut can lose what was acknowledged last.
+	Sync string `json:"sync,omitempty"`
 }
 
 // ShardStatus is one shard's state; Leader, Term, Keys and Bytes are its leader's account.
@@ -250,6 +252,7 @@ func statusFromProto(p *ostrakapb.StatusResponse) *Status {
 			Build:       n.GetBuild(),
 			Incarnation: n.GetIncarnation(),
 			FormatLevel: n.GetFormatLevel(),
+			Sync:        n.GetSync(),
 		})
 	}
 	for _, sh := range p.GetShards() {

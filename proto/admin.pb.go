@@ -262,11 +262,13 @@ type NodeStatus struct {
 	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	// "up", "unreachable", "draining", "blank", or "adopting" while a bootstrap is unfinished
-	State         string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
-	Zone          string `protobuf:"bytes,4,opt,name=zone,proto3" json:"zone,omitempty"`
-	Build         string `protobuf:"bytes,5,opt,name=build,proto3" json:"build,omitempty"`
-	Incarnation   uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	FormatLevel   uint32 `protobuf:"varint,7,opt,name=format_level,json=formatLevel,proto3" json:"format_level,omitempty"`
+	State       string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	Zone        string `protobuf:"bytes,4,opt,name=zone,proto3" json:"zone,omitempty"`
+	Build       string `protobuf:"bytes,5,opt,name=build,proto3" json:"build,omitempty"`
+	Incarnation uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	FormatLevel uint32 `protobuf:"varint,7,opt,name=format_level,json=formatLevel,proto3" json:"format_level,omitempty"`
+	// "always", or "interval": then a power cut can lose what was acknowledged last
+	Sync          string `protobuf:"bytes,8,opt,name=sync,proto3" json:"sync,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -348,6 +350,13 @@ func (x *NodeStatus) GetFormatLevel() uint32 {
 		return x.FormatLevel
 	}
 	return 0
+}
+
+func (x *NodeStatus) GetSync() string {
+	if x != nil {
+		return x.Sync
+	}
+	return ""
 }
 
 type ReplicaStatus struct {
@@ -1198,7 +1207,7 @@ const file_admin_proto_rawDesc = "" +
 	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x18\n" +
 	"\aalready\x18\x04 \x01(\bR\aalready\"%\n" +
 	"\rStatusRequest\x12\x14\n" +
-	"\x05local\x18\x01 \x01(\bR\x05local\"\xbb\x01\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\"\xcf\x01\n" +
 	"\n" +
 	"NodeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -1207,7 +1216,8 @@ const file_admin_proto_rawDesc = "" +
 	"\x04zone\x18\x04 \x01(\tR\x04zone\x12\x14\n" +
 	"\x05build\x18\x05 \x01(\tR\x05build\x12 \n" +
 	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\x12!\n" +
-	"\fformat_level\x18\a \x01(\rR\vformatLevel\"\xc6\x02\n" +
+	"\fformat_level\x18\a \x01(\rR\vformatLevel\x12\x12\n" +
+	"\x04sync\x18\b \x01(\tR\x04sync\"\xc6\x02\n" +
 	"\rReplicaStatus\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\x04R\areplica\x12\x12\n" +

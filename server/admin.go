@@ -103,7 +103,7 @@ func (s *adminService) local(m *shard.Map) *ostrakapb.StatusResponse {
 	self := s.node.NodeID()
 	address, _ := s.node.Address(self)
 	node := &ostrakapb.NodeStatus{Id: string(self), Address: address, State: stateUp, Build: buildVersion(),
-		Incarnation: s.node.Incarnation(), FormatLevel: s.node.FormatLevel()}
+		Incarnation: s.node.Incarnation(), FormatLevel: s.node.FormatLevel(), Sync: s.node.Sync()}
 	answer := &ostrakapb.StatusResponse{ClusterId: s.node.ClusterID(), FormatLevel: s.node.FormatLevel(),
 		MetaLeader: string(s.node.MetaLeader()), Nodes: []*ostrakapb.NodeStatus{node}}
 	switch {

@@ -16,6 +16,7 @@ import (
 	"github.com/ostraka-db/ostraka/raftfsm"
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
 	"github.com/ostraka-db/ostraka/raftfsm/storage"
+	"github.com/ostraka-db/ostraka/raftfsm/wal"
 )
 
 // ErrConfig is wrapped by every complaint about a Config; the message names the field.
@@ -40,6 +41,9 @@ type Config struct {
 	HTTPListen string
 	PProf      bool
 
+	// Sync says when a write counts as durable: SyncAlways (the default) or SyncInterval.
+	Sync string
+
 	Timing    raftfsm.Timing
 	Snapshots raftfsm.SnapshotConfig
 	Proposer  raftfsm.ProposerConfig
@@ -62,6 +66,18 @@ type Config struct {
 	// Bind listens on Listen and HTTPListen.
 	Bind func(address string) (net.Listener, error)
 }
+
+// What Config.Sync may be.
+const (
+	// SyncAlways: nothing is acknowledged before it was synced on a majority.
+	SyncAlways = "always"
+	// SyncInterval: what is acknowledged is in the kernels' memory of a majority, and synced within 100 ms. Killed
+	// processes lose nothing; when machines stop, that window can be lost, and the replicas on them must be replaced.
+	SyncInterval = "interval"
+)
+
+// syncModes are the write-ahead log's.
+var syncModes = map[string]wal.SyncMode{SyncAlways: wal.SyncAlways, SyncInterval: wal.SyncInterval}
 
 var nodeIDPattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
@@ -130,6 +146,12 @@ func (c Config) withDefaults() (Config, error) {
 		if err := checkAddress("http-listen", c.HTTPListen); err != nil {
 			return c, err
 		}
+	}
+	if c.Sync == "" {
+		c.Sync = SyncAlways
+	}
+	if _, ok := syncModes[c.Sync]; !ok {
+		return c, fmt.Errorf("%w: sync %q: want %s or %s", ErrConfig, c.Sync, SyncAlways, SyncInterval)
 	}
 	limits, err := c.Limits.withDefaults()
 	if err != nil {

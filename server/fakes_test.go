@@ -48,6 +48,7 @@ func (n *fakeNode) MetaLeader() shard.NodeID { return "n1" }
 func (n *fakeNode) FormatLevel() uint32      { return 1 }
 func (n *fakeNode) Incarnation() uint64      { return 7 }
 func (n *fakeNode) Limits() Limits           { return n.limits }
+func (n *fakeNode) Sync() string             { return SyncAlways }
 
 func (n *fakeNode) Address(id shard.NodeID) (string, bool) {
 	return fmt.Sprintf("%s.test:7400", id), true

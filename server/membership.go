@@ -32,7 +32,7 @@ func (n *Node) openMembership(plan *ostrakapb.BootstrapPlan) (*membership, error
 		return nil, err
 	}
 	disks, err := storage.Open(storage.Config{Dir: n.cfg.DataDir, FS: n.cfg.FS, Memory: n.cfg.Memory, Fatal: n.cfg.Fatal,
-		Logger: n.cfg.Logger, StallMax: diskStallMax})
+		Logger: n.cfg.Logger, StallMax: diskStallMax, Sync: syncModes[n.cfg.Sync], Progress: n.logProgress()})
 	if err != nil {
 		return nil, err
 	}
@@ -43,6 +43,23 @@ func (n *Node) openMembership(plan *ostrakapb.BootstrapPlan) (*membership, error
 		return nil, errors.Join(err, disks.Close())
 	}
 	return &membership{clusterID: plan.GetClusterId(), planned: m, storage: disks, host: host}, nil
+}
+
+// logProgress reports how far the write-ahead log has been read at the start, every few seconds: the node is not serving
+// yet.
+func (n *Node) logProgress() func(done, total int64) {
+	const beat = 2 * time.Second
+	began := time.Now()
+	last := began
+	return func(done, total int64) {
+		if now := time.Now(); now.Sub(last) >= beat {
+			last = now
+			n.cfg.Logger.Info("reading the log", "read_bytes", done, "of_bytes", total, "percent", 100*done/max(total, 1))
+		}
+		if done == total && last != began {
+			n.cfg.Logger.Info("the log is read", "bytes", total, "took", time.Since(began).Round(time.Millisecond))
+		}
+	}
 }
 
 func (m *membership) close() error { return errors.Join(m.host.Close(), m.storage.Close()) }

@@ -380,6 +380,9 @@ func (n *Node) PeerConn(id shard.NodeID) (*grpc.ClientConn, error) { return n.tr
 // Limits returns the limits in force.
 func (n *Node) Limits() Limits { return n.cfg.Limits }
 
+// Sync is when a write counts as durable here.
+func (n *Node) Sync() string { return n.cfg.Sync }
+
 func (n *Node) advertisedAddress() string {
 	if a := n.advertised.Load(); a != nil {
 		return *a

@@ -32,6 +32,8 @@ type nodeView interface {
 	FormatLevel() uint32
 	Incarnation() uint64
 	Limits() Limits
+	// Sync is when a write counts as durable: SyncAlways or SyncInterval.
+	Sync() string
 }
 
 // whyNoMap is the reason for which a node without a map takes no calls.

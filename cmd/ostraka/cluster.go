@@ -160,6 +160,11 @@ func (a *app) printStatus(s *client.Status) error {
 	for _, n := range s.Nodes {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", n.ID, n.Address, n.State, orDash(n.Zone), leads[n.ID], orDash(n.Build))
 	}
+	for _, n := range s.Nodes {
+		if n.Sync != "" && n.Sync != "always" {
+			fmt.Fprintf(t, "\nWARNING: %s runs with --sync %s: a power cut can lose writes that were acknowledged\n", n.ID, n.Sync)
+		}
+	}
 	if len(s.Shards) > 0 {
 		fmt.Fprintln(t, "\nSHARD\tSLOTS\tLEADER\tREPLICAS\tTERM\tKEYS\tBYTES")
 	}

@@ -58,6 +58,7 @@ func serverFlags(flags *pflag.FlagSet, cfg *server.Config) {
 	flags.StringVar(&cfg.Zone, "zone", "", "`name` of what fails together with this node")
 	flags.StringVar(&cfg.HTTPListen, "http-listen", "", "`host:port` of /metrics, /livez and /readyz; empty: none")
 	flags.BoolVar(&cfg.PProf, "pprof", false, "serve Go profiles under /debug/pprof/ of --http-listen")
+	flags.StringVar(&cfg.Sync, "sync", server.SyncAlways, "always: a write is synced on a majority before it is acknowledged; interval: within 100 ms after, which a power cut can lose")
 	flags.DurationVar(&cfg.Timing.Election, "election-timeout", 0, "silence of a leader after which others stand for election; 0: the default of 1s")
 	flags.IntVar(&cfg.Limits.KeyBytesMax, "key-bytes-max", 0, "longest key in `bytes`; 0: the default of 32 KiB, which is the most")
 	flags.IntVar(&cfg.Limits.ValueBytesMax, "value-bytes-max", 0, "longest value in `bytes`, up to 64 MiB, the same at all nodes; 0: the default of 8 MiB")

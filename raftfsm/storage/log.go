@@ -161,7 +161,17 @@ func (l *Log) StoreLogs(entries []*raft.Log) error {
 	if !l.noteAppended(entries) {
 		return nil
 	}
-	return l.change("syncing", l.waitDurable)
+	return l.change("syncing", l.waitAnswerable)
+}
+
+// waitAnswerable waits until all that was appended so far may be answered for: with wal.SyncInterval that is sooner than
+// durable.
+func (l *Log) waitAnswerable() error {
+	done := make(chan error, 1)
+	if l.entries.notify(l.entries.appended(), func(err error) { done <- err }) {
+		return nil
+	}
+	return <-done
 }
 
 // waitDurable waits for all that was appended so far.
