@@ -54,6 +54,7 @@ var exits = []struct {
 	{records.ErrChanged, exitError, "import it from the beginning, without --resume"},
 	{ingest.ErrNoState, exitUsage, "import from the beginning, without --resume, or name the file with --state"},
 	{ingest.ErrState, exitUsage, "repeat the import as it was begun, or begin anew without --resume"},
+	{errRotten, exitError, "the replicas named don't start; their peers have what they had: see docs/operations.md"},
 	{dev.ErrPort, exitError, "choose other ports with --base-port, or stop what uses them"},
 	{dev.ErrLayout, exitUsage, "start it as it was made, choose another --data-dir, or remove that one"},
 	{context.Canceled, exitError, "interrupted by a signal"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -302,6 +303,9 @@ func (l *Log) begin(sequence uint64) error {
 	l.summarizeLocked()
 	return nil
 }
+
+// discard takes no logs.
+var discard = slog.New(slog.DiscardHandler)
 
 // removeIfThere removes a file that may be missing.
 func removeIfThere(fsys disk.FS, path string) error {
