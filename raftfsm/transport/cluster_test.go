@@ -89,12 +89,16 @@ func startRaft(t *testing.T, f *Facade, members []raft.Server, adjust ...func(*r
 	for _, a := range adjust {
 		a(cfg)
 	}
+	var logs raft.LogStore = r.log
+	if gate, ok := f.gate.(*fakeGate); ok {
+		logs = gatedStore{r.log, gate}
+	}
 	snapshots := raft.NewInmemSnapshotStore()
-	if err := raft.BootstrapCluster(cfg, r.log, r.log, snapshots, f, raft.Configuration{Servers: members}); err != nil {
+	if err := raft.BootstrapCluster(cfg, logs, r.log, snapshots, f, raft.Configuration{Servers: members}); err != nil {
 		t.Fatal(err)
 	}
 	var err error
-	if r.raft, err = raft.NewRaft(cfg, r.fsm, r.log, r.log, snapshots, f); err != nil {
+	if r.raft, err = raft.NewRaft(cfg, r.fsm, logs, r.log, snapshots, f); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.stop(t) })

@@ -26,6 +26,8 @@
 //   - Appends with content, snapshots and TimeoutNow carry a sequence per sender, receiver and term; one that a later
 //     message has overtaken is refused (history).
 //   - TimeoutNow carries the leader's term, and one of a deposed leader is refused.
+//   - Answers by which raft counts a copy are held, on both ends, until the copies are durable (Gate).
+//   - A replica whose disk hangs gives no sign of life.
 //
 // # Goroutines
 //

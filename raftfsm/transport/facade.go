@@ -150,10 +150,10 @@ func (f *Facade) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.
 // both ends (see Gate). The entries that were left out are cut from args, which
 // is where raft looks for what was sent.
 func (f *Facade) AppendEntries(_ raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if f.gate.Stalled() {
+		return ErrDiskStalled // any append tells the follower that this leader lives
+	}
 	if args.PrevLogEntry == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0 {
-		if f.gate.Stalled() {
-			return ErrDiskStalled
-		}
 		return f.call(target, args, resp, callOptions{timeout: f.t.cfg.VoteTimeout, lazy: true})
 	}
 	args.Entries = cutBatch(args.Entries, f.t.cfg.FrameBytesMax)
@@ -204,15 +204,20 @@ func (f *Facade) InstallSnapshot(_ raft.ServerID, target raft.ServerAddress, arg
 	if err != nil {
 		return err
 	}
+	if f.gate.Stalled() {
+		return ErrDiskStalled
+	}
 	own := f.gate.Appended()
 	answer, err := f.sendSnapshot(node, f.envelope(replica, args), args.Size, data)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(f.ctx, f.t.cfg.AppendTimeout, ErrTimeout)
-	defer cancel()
-	if err := f.awaitDurable(ctx, own); err != nil {
-		return err
+	if isSuccess(answer) {
+		ctx, cancel := context.WithTimeoutCause(f.ctx, f.t.cfg.AppendTimeout, ErrTimeout)
+		defer cancel()
+		if err := f.awaitDurable(ctx, own); err != nil {
+			return err
+		}
 	}
 	return readReply(answer, resp)
 }
@@ -251,7 +256,7 @@ func (f *Facade) call(target raft.ServerAddress, args, resp any, opts callOption
 	if err != nil {
 		return err
 	}
-	if opts.counted {
+	if opts.counted && isSuccess(answer) {
 		if err := f.awaitDurable(ctx, own); err != nil {
 			return err
 		}

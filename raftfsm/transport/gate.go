@@ -35,8 +35,9 @@ type Gate interface {
 	// Notify calls done once, from any goroutine, when everything up to a sequence is durable (nil) or never will be
 	// (why not); done must not block. If it is durable already, Notify returns true and never calls done.
 	Notify(sequence uint64, done func(error)) (already bool)
-	// Stalled tells that the disk has not answered for so long that the replica should not be taken for alive: heartbeats
-	// are neither sent nor answered then, or a hung disk would never cause an election (raft#503, #666).
+	// Stalled tells that the disk has not answered for so long that the replica should not be taken for alive: no append is
+	// sent then, and heartbeats and appends without entries are not answered, or a hung disk would never cause an election
+	// (raft#503, #666).
 	Stalled() bool
 	// Full is why entries should be refused before raft has them: there is no room on the disk. nil: there is.
 	Full() error
@@ -60,7 +61,7 @@ var ErrHeldFull = errors.New("transport: too many answers wait for the disk")
 // given up on.
 const heldMax = 64
 
-// vouches tells whether the answer to a request makes raft count this replica's copy.
+// vouches tells whether raft counts this replica's copy by a successful answer to a request.
 func vouches(request *ostrakapb.Envelope) bool {
 	switch body := request.GetBody().(type) {
 	case *ostrakapb.Envelope_Append:
@@ -69,6 +70,12 @@ func vouches(request *ostrakapb.Envelope) bool {
 		return true
 	}
 	return false
+}
+
+// isSuccess tells whether raft's answer is one by which a copy may be counted. A refused append only makes the leader look
+// for an earlier entry that both have, and need not wait for any disk.
+func isSuccess(answer *ostrakapb.Envelope) bool {
+	return answer.GetAppendReply().GetSuccess() || answer.GetInstallReply().GetSuccess()
 }
 
 // hold calls release when what the log holds now is durable, or never will be; before it returns, or later from any
@@ -115,26 +122,33 @@ func (f *Facade) awaitDurable(ctx context.Context, sequence uint64) error {
 	}
 }
 
-// refuseByDisk says why a request must not reach raft, by the state of the disk; nil: it may.
+// refuseByDisk says why a request must not reach raft, by the state of the disk; nil: it may. Beyond the log's patience only
+// what will be held is taken: the answer to an append without entries would leave at once, and raft takes any answer for a
+// sign of life, not only those to heartbeats.
 func (f *Facade) refuseByDisk(request *ostrakapb.Envelope) error {
 	switch {
-	case isHeartbeat(request):
-		if f.gate.Stalled() {
-			return ErrDiskStalled
-		}
 	case vouches(request):
 		return f.gate.Full()
+	case request.GetAppend() != nil && f.gate.Stalled():
+		return ErrDiskStalled
 	}
 	return nil
 }
 
-// answerHeld sends raft's answer to a request that vouches once that may leave.
-func (f *Facade) answerHeld(c collectable, response raft.RPCResponse) {
+// answer sends raft's answer to a request, at once or when the copy that it vouches for is durable.
+func (f *Facade) answer(c collectable, response raft.RPCResponse) {
 	answer := f.reply(c.request, response)
-	f.hold(func(err error) {
-		if err != nil {
-			answer = refusal(c.request, err)
-		}
-		c.pipe.answer(answer, false)
-	})
+	switch {
+	case vouches(c.request) && isSuccess(answer):
+		f.hold(func(err error) {
+			if err != nil {
+				answer = refusal(c.request, err)
+			}
+			c.pipe.answer(answer, false)
+		})
+		return
+	case c.request.GetAppend() != nil && f.gate.Stalled(): // since it was taken
+		answer = refusal(c.request, ErrDiskStalled)
+	}
+	c.pipe.answer(answer, isHeartbeat(c.request))
 }

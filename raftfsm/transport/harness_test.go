@@ -226,7 +226,12 @@ func (n *testNode) stop() {
 
 func (n *testNode) open(group shard.ID, replica shard.ReplicaID) *Facade {
 	n.network.t.Helper()
-	f, err := n.Open(group, replica, nil)
+	return n.openGated(group, replica, nil)
+}
+
+func (n *testNode) openGated(group shard.ID, replica shard.ReplicaID, gate Gate) *Facade {
+	n.network.t.Helper()
+	f, err := n.Open(group, replica, gate)
 	if err != nil {
 		n.network.t.Fatal(err)
 	}

@@ -116,11 +116,7 @@ func (f *Facade) collect() {
 	for c := range f.collecting {
 		select {
 		case response := <-c.answer:
-			if vouches(c.request) {
-				f.answerHeld(c, response)
-				continue
-			}
-			c.pipe.answer(f.reply(c.request, response), isHeartbeat(c.request))
+			f.answer(c, response)
 		case <-f.ctx.Done():
 			c.pipe.answer(refusal(c.request, ErrClosed), false)
 		}

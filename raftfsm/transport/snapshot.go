@@ -170,6 +170,9 @@ func (f *Facade) awaitInstalled(request *ostrakapb.Envelope, size int64, reader 
 // installed holds raft's answer to an install until what this replica's log holds by then is durable.
 func (f *Facade) installed(request *ostrakapb.Envelope, response raft.RPCResponse) (*ostrakapb.Envelope, error) {
 	answer := f.reply(request, response)
+	if !isSuccess(answer) {
+		return answer, nil
+	}
 	durable := make(chan error, 1)
 	f.hold(func(err error) { durable <- err })
 	patience := time.NewTimer(f.t.cfg.AppendTimeout)
