@@ -130,15 +130,16 @@ func (s cpuSample) since(earlier cpuSample, server, idle []int) cpuUse {
 }
 
 const (
-	// quietCores is how much the servers may use together and count as quiet: elections, heartbeats.
+	// quietCores is how much the machine may use and count as quiet: elections, heartbeats.
 	quietCores = 0.2
 	// quietEvery is the time over which that is measured, quietMax the longest wait for it.
 	quietEvery = 250 * time.Millisecond
-	quietMax   = 10 * time.Second
+	quietMax   = 5 * time.Second
 )
 
-// awaitQuiet waits until the servers have ended what they do after a load, and reports whether they did.
-func awaitQuiet(ctx context.Context, servers []int) (bool, error) {
+// awaitQuiet waits until the servers have ended what they do after a load, and everybody else what they do, and reports
+// whether that came about.
+func awaitQuiet(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, quietMax, errNotQuiet)
 	defer cancel()
 	for {
@@ -156,13 +157,13 @@ func awaitQuiet(ctx context.Context, servers []int) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if after.since(before, servers, nil).Server < quietCores {
+		if after.since(before, nil, nil).Others < quietCores {
 			return true, nil
 		}
 	}
 }
 
-var errNotQuiet = errors.New("the servers are still busy")
+var errNotQuiet = errors.New("the machine is still busy")
 
 // rest waits, unless ctx ends first.
 func rest(ctx context.Context, d time.Duration) error {

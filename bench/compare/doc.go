@@ -20,8 +20,9 @@
 // A cell is a workload and a number of callers. In each round every cell is measured once for each system, one system
 // after the other and in an order that changes, so that a machine that drifts drifts for all alike. Only one system is
 // under load; the others idle, and what that costs is measured and told. Before each measurement the harness waits until
-// all of them have become quiet, and then loads the one for a while that is not counted. Each figure is the median over
-// the rounds; a ratio is one of medians, with the range of the rounds' own ratios beside it.
+// the machine has become quiet, and then loads the one for a while that is not counted. What everything else on the machine
+// used meanwhile is told too, and a measurement that was disturbed is made again. Each figure is the median over the
+// rounds; a ratio is one of medians, with the range of the rounds' own ratios beside it.
 //
 // Callers are closed loops: each sends its next call when the last was answered. That finds the most a system can do,
 // and says nothing of how it behaves at less.

@@ -134,9 +134,16 @@ func (e *etcd) facts() facts {
 			moduleVersion("google.golang.org/grpc"), moduleVersion("go.etcd.io/bbolt")),
 		Writes:   "Put: in the write-ahead logs of 2 of 3 members, synced",
 		Reads:    "Get: linearizable",
-		Client:   fmt.Sprintf("clientv3, %d connections to %s", e.connections, map[string]string{etcdLeader: "the leader", etcdAll: "all members in turn"}[e.endpointsOf]),
+		Client:   fmt.Sprintf("clientv3, %s to %s", plural(e.connections, "connection"), map[string]string{etcdLeader: "the leader", etcdAll: "all members in turn"}[e.endpointsOf]),
 		Settings: "fsync on (the default), quota 8 GiB, no compaction, log level error",
 	}
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func (e *etcd) target() bench.Target { return &e.driven }

@@ -23,6 +23,8 @@ type options struct {
 	duration, warmUp time.Duration
 	keys, valueSize  int
 	seed             uint64
+	// noiseMax is how much others on the machine may use during a measurement, in cores.
+	noiseMax float64
 
 	dir      string
 	keepData bool
@@ -80,6 +82,7 @@ func parseOptions(args []string, stdout io.Writer) (*options, error) {
 	set.IntVar(&opts.keys, "keys", 100_000, "number of different keys")
 	set.IntVar(&opts.valueSize, "value-size", 128, "`bytes` of a value; a key has 16")
 	set.Uint64Var(&opts.seed, "seed", 1, "of the random choices")
+	set.Float64Var(&opts.noiseMax, "noise-max", 0.2, "measure again, twice at most, what everything else on the machine disturbed with more than so many `cores`")
 	set.StringVar(&opts.dir, "dir", "", "`directory` for the systems' data, on the disk to be measured; empty: the system's temporary one")
 	set.BoolVar(&opts.keepData, "keep-data", false, "leave data and logs of the systems where they are")
 	set.StringVar(&opts.json, "json", "", "`file` for everything measured")
@@ -90,7 +93,7 @@ func parseOptions(args []string, stdout io.Writer) (*options, error) {
 		opts.ostrakaArgs = append(opts.ostrakaArgs, arg)
 		return nil
 	})
-	set.IntVar(&opts.etcdConnections, "etcd-connections", 8, "etcd clients, each with a connection")
+	set.IntVar(&opts.etcdConnections, "etcd-connections", 1, "etcd clients, each with a connection")
 	set.StringVar(&opts.etcdEndpoints, "etcd-endpoints", etcdLeader, "what they connect to: the leader, or all members in turn")
 	set.StringVar(&opts.redisServer, "redis-server", "redis-server", "the Redis `executable`")
 	set.StringVar(&opts.redisClient, "redis-client", redisPerCaller, "per-caller: a connection for each; joined: callers share round trips on a few")
@@ -172,6 +175,7 @@ func (o *options) validate() error {
 		message string
 	}{
 		{o.rounds < 1, "-rounds must be at least 1"},
+		{!(o.noiseMax >= 0), "-noise-max must not be negative"},
 		{o.shards < 0, "-shards must not be negative"},
 		{o.etcdConnections < 1, "-etcd-connections must be at least 1"},
 		{o.etcdEndpoints != etcdLeader && o.etcdEndpoints != etcdAll, "-etcd-endpoints is leader or all"},

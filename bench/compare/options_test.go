@@ -27,6 +27,8 @@ func TestWrongCommandLines(t *testing.T) {
 		"-warm-up -1s":               "warm-up",
 		"-keys 0":                    "keys",
 		"-value-size -1":             "value size",
+		"-noise-max -1":              "-noise-max",
+		"-noise-max NaN":             "-noise-max",
 		"-shards -1":                 "-shards",
 		"-etcd-connections 0":        "-etcd-connections",
 		"-etcd-endpoints some":       "leader or all",

@@ -267,7 +267,7 @@ func (r *redis) chooseWait() error {
 }
 
 func (r *redis) facts() facts {
-	how := "own RESP codec, a connection for each caller"
+	how := "own RESP codec, a connection for each caller and no pipelining over callers: with -redis-client joined Redis does more"
 	if r.client == redisJoined {
 		how = fmt.Sprintf("own RESP codec, %d connections; calls that wait together share a round trip, and one %s", joinedConnections, r.await.name)
 	}

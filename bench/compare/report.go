@@ -16,7 +16,9 @@ type report struct {
 	Seconds  float64   `json:"seconds"`
 	Complete bool      `json:"complete"`
 	// Verified: after the load all nodes of each system held the same.
-	Verified     bool           `json:"verified"`
+	Verified bool `json:"verified"`
+	// Repeated counts measurements that others on the machine had disturbed and that were made again.
+	Repeated     int            `json:"repeated"`
 	Settings     settings       `json:"settings"`
 	Machine      machine        `json:"machine"`
 	Systems      []systemReport `json:"systems"`
@@ -39,6 +41,7 @@ type settings struct {
 	ValueSize       int      `json:"value_size"`
 	Nodes           int      `json:"nodes"`
 	Seed            uint64   `json:"seed"`
+	NoiseMaxCores   float64  `json:"noise_max_cores"`
 }
 
 // systemReport is what was compared.
@@ -62,7 +65,7 @@ func newReport(opts *options, m machine) *report {
 		Settings: settings{
 			Rounds: opts.rounds, DurationSeconds: opts.duration.Seconds(), WarmUpSeconds: opts.warmUp.Seconds(),
 			Workloads: opts.workloads, Callers: opts.callers,
-			Keys: opts.keys, KeySize: keySize, ValueSize: opts.valueSize, Nodes: nodesPerSystem, Seed: opts.seed,
+			Keys: opts.keys, KeySize: keySize, ValueSize: opts.valueSize, Nodes: nodesPerSystem, Seed: opts.seed, NoiseMaxCores: opts.noiseMax,
 		},
 	}
 }

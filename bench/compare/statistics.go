@@ -21,7 +21,7 @@ type measurement struct {
 	// Error is an example of what failed.
 	Error string `json:"error,omitempty"`
 	CPU   cpuUse `json:"cpu_cores"`
-	// Quiet: all servers were, before the load began.
+	// Quiet: the machine was, before the load began.
 	Quiet bool `json:"quiet_before"`
 }
 

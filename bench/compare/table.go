@@ -50,6 +50,10 @@ func writeConditions(b *strings.Builder, r *report) {
 	for _, gone := range r.Missing {
 		fmt.Fprintf(b, "\nWITHOUT %s: %s\n", title(gone.Name), gone.Why)
 	}
+	if r.Repeated > 0 {
+		fmt.Fprintf(b, "\n%d measurements were made again because others on the machine used more than %g cores meanwhile; the least disturbed counts.\n",
+			r.Repeated, s.NoiseMaxCores)
+	}
 	switch {
 	case !r.Complete:
 		fmt.Fprintf(b, "\nINCOMPLETE: the run ended early, after %d measurements\n", len(r.Measurements))

@@ -35,9 +35,9 @@ func golden(t *testing.T, name, got string) {
 // sampleReport has everything that can be shown.
 func sampleReport() *report {
 	r := &report{
-		Format: reportFormat, Began: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Verified: true,
+		Format: reportFormat, Began: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Verified: true, Repeated: 4,
 		Settings: settings{Rounds: 2, DurationSeconds: 2.5, WarmUpSeconds: 1, Workloads: workloadNames, Callers: []int{64, 1024},
-			Keys: 1000, KeySize: 16, ValueSize: 128, Nodes: 3, Seed: 9},
+			Keys: 1000, KeySize: 16, ValueSize: 128, Nodes: 3, Seed: 9, NoiseMaxCores: 0.2},
 		Machine: machine{Cores: 2, CPU: "Fast", Kernel: "6.1", MemoryMB: 4096, Go: "go1.26", FileSystem: "ext4", SyncP50: 91.4, SyncP99: 342, Commit: "abc123"},
 		Systems: []systemReport{
 			{Name: nameEtcd, facts: facts{Version: "3.7 (embedded)", Writes: "Put", Reads: "Get", Client: "8 connections", Settings: "none"},
