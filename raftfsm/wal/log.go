@@ -69,7 +69,8 @@ type Config struct {
 	Sync SyncMode
 	// SyncEvery is the beat of SyncInterval. Default 100 ms.
 	SyncEvery time.Duration
-	// GatherMax is how long a write may wait for other replicas that have lately appended too. Default 0: never.
+	// GatherMax is how long a write may wait for other replicas that have lately shared one. Default 100 µs; negative:
+	// never.
 	GatherMax time.Duration
 	// PendingBytesMax bounds what waits for the disk in memory; appends over it wait. Default 64 MiB.
 	PendingBytesMax int
@@ -107,6 +108,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	setDefault(&c.SegmentBytes, 32<<20)
 	setDefault(&c.SyncEvery, 100*time.Millisecond)
+	setDefault(&c.GatherMax, 100*time.Microsecond)
 	setDefault(&c.PendingBytesMax, 64<<20)
 	setDefault(&c.SlowMax, 2*time.Second)
 	setDefault(&c.StallMax, 10*time.Second)
@@ -117,7 +119,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("wal: Config needs Fatal and Logger")
 	case c.SegmentBytes < segmentBytesMin || c.SegmentBytes > 1<<31:
 		return c, fmt.Errorf("wal: Config.SegmentBytes %d is not within [%d, %d]", c.SegmentBytes, segmentBytesMin, 1<<31)
-	case min(c.SyncEvery, c.GatherMax, c.SlowMax, c.StallMax) < 0 || c.PendingBytesMax < 0:
+	case min(c.SyncEvery, c.SlowMax, c.StallMax) < 0 || c.PendingBytesMax < 0:
 		return c, errors.New("wal: Config has a negative number")
 	case c.SlowMax > c.StallMax:
 		return c, fmt.Errorf("wal: Config.SlowMax %s is over StallMax %s", c.SlowMax, c.StallMax)
@@ -165,6 +167,7 @@ type Log struct {
 	durableAt mark
 	replicas  map[ID]*Replica
 	waiting   waiters
+	company   company
 	failure   error // why the log has ended; nil while it runs
 	closing   bool
 	// damaged were found so at open.
@@ -197,8 +200,10 @@ type chunk struct {
 	end Sequence
 	// seals: its segment ends with it.
 	seals bool
-	// urgent: it must be synced whatever the mode.
+	// urgent: it must be synced whatever the mode, and waits for nobody.
 	urgent bool
+	// replicas counts those that have a frame in it.
+	replicas int
 }
 
 // Replica returns a replica's part of the log, an empty one if there is none yet.
@@ -327,6 +332,10 @@ func (l *Log) placeLocked(r *Replica, f *frame) position {
 	c.end = l.appended
 	if r != nil {
 		r.appended.Store(uint64(l.appended))
+		if r.chunk != c {
+			r.chunk = c
+			c.replicas++
+		}
 	}
 	return position{segment: c.segment, offset: uint32(at), size: uint32(size), entryType: f.entryType}
 }

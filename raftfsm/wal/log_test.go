@@ -138,3 +138,24 @@ func check(t testing.TB, r *Replica, want []Entry) {
 		}
 	}
 }
+
+// A pause is worth its time only where others have lately shared a write and aren't there yet.
+func TestCompany(t *testing.T) {
+	var c company
+	for i, step := range []struct {
+		replicas, present int
+		want              bool
+	}{
+		{1, 1, false}, // alone
+		{3, 1, true},  // two more were there
+		{1, 2, false}, // now one more is expected, and is here
+		{1, 1, false}, // all have gone
+		{4, 4, false},
+		{2, 0, false}, // nothing to write
+	} {
+		c.note(step.replicas)
+		if got := c.worthWaiting(step.present); got != step.want {
+			t.Errorf("step %d: %v", i, got)
+		}
+	}
+}

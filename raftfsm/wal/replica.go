@@ -56,8 +56,9 @@ type Replica struct {
 	positions []position
 	records   map[string]recordAt
 
-	// count numbers the replica's frames. Guarded by Log.mu.
+	// count numbers the replica's frames, chunk is where the last one went. Guarded by Log.mu.
 	count uint64
+	chunk *chunk
 }
 
 // recordAt is a record's value and its frame.

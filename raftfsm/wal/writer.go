@@ -111,6 +111,7 @@ func (l *Log) next() *chunk {
 	default:
 		return nil
 	}
+	l.company.note(l.writing.replicas)
 	return l.writing
 }
 
