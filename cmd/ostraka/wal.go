@@ -74,21 +74,30 @@ Exit code 1 if there is rot.`,
 
 func (a *app) printReport(r *wal.Report) error {
 	t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "%d segments, %s, %d frames; %s still needed\n", r.Segments, readableBytes(uint64(r.Bytes)), r.Frames, readableBytes(uint64(r.Live)))
+	state := "not closed"
+	if r.Closed {
+		state = "closed"
+	}
+	fmt.Fprintf(t, "%d segments, %s, %d frames; %s still needed; %s\n", r.Segments, readableBytes(uint64(r.Bytes)), r.Frames,
+		readableBytes(uint64(r.Live)), state)
 	if len(r.Replicas) > 0 {
-		fmt.Fprintln(t, "\nSHARD\tREPLICA\tFIRST\tLAST\tFRAMES\tSTATE")
+		fmt.Fprintln(t, "\nSHARD\tREPLICA\tFIRST\tLAST\tFRAMES\tSEGMENTS\tLIVE\tDEAD\tSTATE")
 	}
 	for _, one := range r.Replicas {
 		state := "ok"
 		if one.Damage != "" {
 			state = one.Damage
 		}
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%s\n", shardName(one.ID.Shard), one.ID.Replica, one.First, one.Last, one.Frames, state)
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n", shardName(one.ID.Shard), one.ID.Replica, one.First, one.Last, one.Frames,
+			one.Segments, readableBytes(uint64(one.Live)), readableBytes(uint64(max(one.Dead, 0))), state)
 	}
 	for _, p := range r.Problems {
 		what := "ROT"
-		if p.Torn {
+		switch {
+		case p.Torn:
 			what = "cut off"
+		case p.Judged:
+			what = "ROT, known to the node"
 		}
 		fmt.Fprintf(t, "\n%s: %s at offset %d: %s\n", what, p.Path, p.Offset, p.Reason)
 	}
@@ -106,6 +115,8 @@ func shardName(id shard.ID) string {
 type (
 	walReport struct {
 		Segments  int          `json:"segments"`
+		Spares    int          `json:"spares"`
+		Closed    bool         `json:"closed"`
 		Bytes     int64        `json:"bytes"`
 		LiveBytes int64        `json:"live_bytes"`
 		Frames    int          `json:"frames"`
@@ -119,12 +130,17 @@ type (
 		First   uint64 `json:"first"`
 		Last    uint64 `json:"last"`
 		Frames  uint64 `json:"frames"`
-		Damage  string `json:"damage,omitempty"`
+		// Bytes in frames that are still needed, and in others; the former lie in so many segments.
+		LiveBytes int64  `json:"live_bytes"`
+		DeadBytes int64  `json:"dead_bytes"`
+		Segments  int    `json:"segments"`
+		Damage    string `json:"damage,omitempty"`
 	}
 	walProblem struct {
 		Path   string `json:"path"`
 		Offset int64  `json:"offset"`
 		Torn   bool   `json:"torn"`
+		Judged bool   `json:"judged"`
 		Reason string `json:"reason"`
 	}
 	walFrame struct {
@@ -146,11 +162,11 @@ type (
 )
 
 func reportJSON(r *wal.Report) walReport {
-	out := walReport{Segments: r.Segments, Bytes: r.Bytes, LiveBytes: r.Live, Frames: r.Frames, Rotten: r.Rotten(),
+	out := walReport{Segments: r.Segments, Spares: r.Spares, Closed: r.Closed, Bytes: r.Bytes, LiveBytes: r.Live, Frames: r.Frames, Rotten: r.Rotten(),
 		Replicas: []walReplica{}, Problems: []walProblem{}}
 	for _, one := range r.Replicas {
 		out.Replicas = append(out.Replicas, walReplica{Shard: uint32(one.ID.Shard), Replica: uint64(one.ID.Replica), First: one.First,
-			Last: one.Last, Frames: one.Frames, Damage: one.Damage})
+			Last: one.Last, Frames: one.Frames, LiveBytes: one.Live, DeadBytes: one.Dead, Segments: one.Segments, Damage: one.Damage})
 	}
 	for _, p := range r.Problems {
 		out.Problems = append(out.Problems, walProblem(p))

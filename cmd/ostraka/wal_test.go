@@ -51,8 +51,8 @@ func TestWALCommands(t *testing.T) {
 		out  []string // contained in stdout
 		not  string
 	}{
-		{"verify DIR", exitDone, []string{"SHARD  REPLICA  FIRST  LAST  FRAMES  STATE", "2      7        1      3     4       ok"}, "ROT"},
-		{"verify DIR/wal --json", exitDone, []string{`"rotten":false`, `"replica":7,"first":1,"last":3,"frames":4`}, "damage"},
+		{"verify DIR", exitDone, []string{"SHARD  REPLICA  FIRST  LAST  FRAMES  SEGMENTS  LIVE   DEAD  STATE", "2      7        1      3     4       1         288 B  0 B   ok", "; closed"}, "ROT"},
+		{"verify DIR/wal --json", exitDone, []string{`"rotten":false`, `"replica":7,"first":1,"last":3,"frames":4,"live_bytes":288,"dead_bytes":0,"segments":1`, `"closed":true`}, "damage"},
 		{"dump DIR", exitDone, []string{"mark", "summary", "seal", "record\t2/7 #1\tindex 0 term 0 term\t2 bytes", "entry\t2/7 #4\tindex 3 term 3\t5 bytes"}, "hello"},
 		{"dump DIR --kind entry --from 2 --to 2 --data", exitDone, []string{"index 2 term 3\t5 bytes\t\"hello\""}, "index 3"},
 		{"dump DIR --shard 3", exitDone, nil, "entry"},

@@ -17,4 +17,10 @@ const (
 	Rewrite = false
 	// Sync: nothing is synced, though it is said to be.
 	Sync = false
+	// Seed: frames of the log say neither in which life of their file nor where in it they were written.
+	Seed = false
+	// PurgeOrder: a segment of the log goes once nobody needs it, though an older one is kept.
+	PurgeOrder = false
+	// PurgeSync: a segment goes before that by which nobody needs it is durable.
+	PurgeSync = false
 )

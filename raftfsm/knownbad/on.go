@@ -17,6 +17,9 @@ var (
 	IndexWatermark = on("index-watermark")
 	Rewrite        = on("rewrite")
 	Sync           = on("sync")
+	Seed           = on("seed")
+	PurgeOrder     = on("purge-order")
+	PurgeSync      = on("purge-sync")
 )
 
 func on(name string) bool {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
@@ -52,9 +53,9 @@ func smallLog(t *testing.T, clean bool) (*disk.Mem, []model) {
 	return left, states
 }
 
-// judge opens a damaged log: each replica is found damaged, or is as it was. In a log that was not closed, all may also be
-// as they were a little before: the end may pass for torn. It returns what was found damaged.
-func judge(t *testing.T, what string, left *disk.Mem, states []model, mayBeTorn bool) (damaged int) {
+// judge opens a damaged log: each replica is found damaged, or is as it was. With least >= 0 all may also be as they were a
+// little before, but not before states[least]: the end may pass for torn. It returns who was found damaged.
+func judge(t *testing.T, what string, left *disk.Mem, states []model, least int) (damaged map[ID]bool) {
 	t.Helper()
 	cfg := testConfig(t, left)
 	cfg.SegmentBytes = 4 << 10
@@ -63,103 +64,151 @@ func judge(t *testing.T, what string, left *disk.Mem, states []model, mayBeTorn 
 		t.Fatalf("%s: %v", what, err)
 	}
 	defer func() { must(t, l.Close()) }()
-	now := states[len(states)-1]
-	whole := model{}
-	for id, r := range now {
+	damaged = map[ID]bool{}
+	whole := states[len(states)-1].clone()
+	for id := range whole {
 		if err := l.Replica(id).Damage(); err != nil {
-			damaged++
-			continue
+			damaged[id] = true
+			delete(whole, id)
 		}
-		whole[id] = r
 	}
 	why := whole.differs(l)
 	if why == "" {
 		return damaged
 	}
-	if mayBeTorn && damaged == 0 {
-		for i := len(states) - 1; i >= 0; i-- {
+	if least >= 0 && len(damaged) == 0 {
+		for i := len(states) - 1; i >= least; i-- {
 			if states[i].differs(l) == "" {
-				return 0
+				return damaged
 			}
 		}
 	}
 	t.Fatalf("%s: nothing is said to be wrong, but %s", what, why)
-	return 0
+	return nil
 }
 
-// A bit that flips in any used byte is found, or changes nothing; in the last write of a log that was not closed it may pass
-// for a tear. Wrong data is never served.
+// filled are the segments of a log that hold something, and what they hold.
+func filled(t *testing.T, fsys disk.FS) (files []segmentFile, held []contents, bytes [][]byte) {
+	t.Helper()
+	for _, f := range segmentsOf(t, fsys) {
+		b, head, err := readSegment(fsys, f.path, f.sequence, nil)
+		must(t, err)
+		if c := scan(b, head, nil); len(c.frames) > 0 {
+			files, held, bytes = append(files, f), append(held, c), append(bytes, b)
+		}
+	}
+	return files, held, bytes
+}
+
+// durableAt is how far the last mark of a segment says that it is durable.
+func durableAt(c *contents) int64 {
+	durable := int64(headBytes)
+	for _, f := range c.frames {
+		if f.kind == kindMark && f.term == c.head.sequence {
+			durable = max(durable, int64(f.index))
+		}
+	}
+	return durable
+}
+
+// upToMark is a log without what was written since the last mark, and which of the states that is.
+func upToMark(t *testing.T, left *disk.Mem, states []model) (durable int64, least int) {
+	t.Helper()
+	files, held, bytes := filled(t, left)
+	last := len(files) - 1
+	durable = durableAt(&held[last])
+	if durable == headBytes || durable >= held[last].end {
+		t.Fatalf("durable up to %d of %d: the test proves nothing", durable, held[last].end)
+	}
+	atMark := left.Clone()
+	rewriteFile(t, atMark, files[last].path, append(append([]byte{}, bytes[last][:durable]...), make([]byte, len(bytes[last])-int(durable))...))
+	return durable, stateOf(t, atMark, states)
+}
+
+// A bit that flips in any used byte is found, and named by file and offset; it concerns only replicas that can have lost
+// something by it. Behind the last mark of a log that was not closed it may pass for a tear. Wrong data is never served.
 func TestFlippedBits(t *testing.T) {
 	for _, clean := range []bool{true, false} {
 		t.Run(fmt.Sprint("clean ", clean), func(t *testing.T) {
 			left, states := smallLog(t, clean)
 			rng := rand.New(rand.NewPCG(1, 2))
 			stride := 1
-			if testing.Short() {
+			if testing.Short() || raceDetector {
 				stride = 17
 			}
-			found, same := 0, 0
-			for i, f := range segmentsOf(t, left) {
-				b, head, err := readSegment(left, f.path, f.sequence, nil)
-				must(t, err)
-				c := scan(b, head)
-				last := true // of those that hold anything
-				for _, later := range segmentsOf(t, left)[i+1:] {
-					b, head, err := readSegment(left, later.path, later.sequence, nil)
-					must(t, err)
-					last = last && len(scan(b, head).frames) == 0
-				}
+			durable, least := int64(0), -1
+			if !clean {
+				durable, least = upToMark(t, left, states)
+			}
+			found, concerned := 0, 0
+			files, held, all := filled(t, left)
+			for i, f := range files {
+				b, c, last := all[i], held[i], i == len(files)-1
 				for at := 0; at < int(c.end); at += 1 + rng.IntN(stride) {
-					if at >= headUsedBytes && at < headBytes {
-						continue // zeros, covered by the head's checksum all the same
-					}
 					bad := left.Clone()
 					flipped := bytes.Clone(b)
 					flipped[at] ^= 1 << rng.IntN(8)
 					rewriteFile(t, bad, f.path, flipped)
-					if judge(t, fmt.Sprintf("%s, byte %d", f.path, at), bad, states, !clean && last) > 0 {
-						found++
-					} else {
-						same++
+					what := fmt.Sprintf("%s, byte %d", f.path, at)
+					mayBeTorn := !clean && last && int64(at) >= durable
+					if mayBeTorn {
+						judge(t, what, bad, states, least)
+						continue
+					}
+					report, err := Walk(bad, "/wal", nil, nil)
+					must(t, err)
+					from, owners := concernedBy(held, i, int64(at))
+					if !slices.ContainsFunc(report.Problems, func(p Problem) bool { return p.Path == f.path && p.Offset == from && !p.Torn }) {
+						t.Fatalf("%s: not found: %+v", what, report.Problems)
+					}
+					found++
+					for id := range judge(t, what, bad, states, -1) {
+						if concerned++; owners != nil && !owners[id] && (clean || !last) {
+							t.Fatalf("%s: %s is damaged, and has nothing there", what, id)
+						}
 					}
 				}
 			}
-			t.Logf("%d flips were found, %d changed nothing", found, same)
-			if found < 10*same/2 && clean {
-				t.Errorf("only %d of %d flips were found", found, found+same)
+			t.Logf("%d flips were found, %d replicas concerned", found, concerned)
+			if concerned < found/2 {
+				t.Error("few replicas were concerned: the test proves nothing")
 			}
 		})
 	}
+}
+
+// concernedBy returns where the frame, or the head, begins that has a byte, and whose frames are lost with it. nil: anybody's.
+func concernedBy(held []contents, i int, at int64) (from int64, owners map[ID]bool) {
+	owners = map[ID]bool{}
+	if at < headBytes {
+		if i == 0 {
+			return 0, nil
+		}
+		for _, f := range held[i].frames {
+			owners[f.id] = true
+		}
+		return 0, owners
+	}
+	for _, f := range held[i].frames {
+		if f.offset <= at && at < f.offset+int64(f.size) {
+			if i == 0 && f.kind == kindSummary && f.offset < headBytes+2*frameBytes {
+				owners = nil
+			} else if f.kind.ofReplica() {
+				owners[f.id] = true
+			}
+			return f.offset, owners
+		}
+	}
+	panic("no frame there")
 }
 
 // The end of a log that was not closed, cut or garbled at each byte behind the last mark: what is left is a prefix, and holds
 // all that the mark says was durable.
 func TestTornTail(t *testing.T) {
 	left, states := smallLog(t, false)
-	files := segmentsOf(t, left)
-	f := files[len(files)-1]
-	b, head, err := readSegment(left, f.path, f.sequence, nil)
-	must(t, err)
-	c := scan(b, head)
-	if len(c.frames) == 0 { // the tail is a spare yet
-		f = files[len(files)-2]
-		b, head, err = readSegment(left, f.path, f.sequence, nil)
-		must(t, err)
-		c = scan(b, head)
-	}
-	durable := int64(headBytes)
-	for _, fr := range c.frames {
-		if fr.kind == kindMark && fr.term == head.sequence {
-			durable = max(durable, int64(fr.index))
-		}
-	}
-	if durable == headBytes || durable >= c.end {
-		t.Fatalf("durable up to %d of %d: the test proves nothing", durable, c.end)
-	}
-	// What was there when the last mark was written.
-	atMark := left.Clone()
-	rewriteFile(t, atMark, f.path, append(bytes.Clone(b[:durable]), make([]byte, len(b)-int(durable))...))
-	least := stateOf(t, atMark, states)
+	files, held, all := filled(t, left)
+	f, c, b := files[len(files)-1], held[len(files)-1], all[len(files)-1]
+	durable, least := upToMark(t, left, states)
 	rng := rand.New(rand.NewPCG(3, 4))
 	for at := durable; at <= c.end; at++ {
 		for _, how := range []string{"cut off", "zeros", "rubbish"} {
@@ -214,7 +263,7 @@ func TestDamageIsRemembered(t *testing.T) {
 	f := segmentsOf(t, m)[0]
 	b, head, err := readSegment(m, f.path, f.sequence, nil)
 	must(t, err)
-	c := scan(b, head)
+	c := scan(b, head, nil)
 	for _, fr := range c.frames {
 		if fr.id == (ID{1, 1}) && fr.index == 7 {
 			b[fr.offset+frameBytes] ^= 1
@@ -287,14 +336,14 @@ func TestStaleFrames(t *testing.T) {
 	}
 	forged := frame{kind: kindMark, term: 9, index: 4000}
 	copy(b[at:], appendFrame(nil, seed{sequence: 9}, int64(at), &forged))
-	c := scan(b, segmentHead{seed: now, bytes: 4096})
+	c := scan(b, segmentHead{seed: now, bytes: 4096}, nil)
 	if len(c.frames) != 2 || len(c.gaps) != 0 || c.end != int64(at) {
 		t.Fatalf("%d frames, gaps %v, end %d", len(c.frames), c.gaps, c.end)
 	}
 	// And a good frame at another place than its own is none.
 	moved := appendFrame(nil, now, 1024, &forged)
 	copy(b[2048:], moved)
-	if c = scan(b, segmentHead{seed: now, bytes: 4096}); len(c.frames) != 2 {
+	if c = scan(b, segmentHead{seed: now, bytes: 4096}, nil); len(c.frames) != 2 {
 		t.Fatalf("%d frames", len(c.frames))
 	}
 }
@@ -333,8 +382,7 @@ func TestOldBlockPutBack(t *testing.T) {
 		copy(bad[at:], old[at:at+4096])
 		left := m.Clone()
 		rewriteFile(t, left, f.path, bad)
-		// Where the end of the log is lost with its seal, it is like one that was not closed.
-		found += judge(t, fmt.Sprint("block at ", at), left, states, bytes.Equal(now[at+4096:], make([]byte, len(now)-at-4096)))
+		found += len(judge(t, fmt.Sprint("block at ", at), left, states, -1))
 	}
 	if found == 0 {
 		t.Error("nothing was found")

@@ -31,17 +31,22 @@
 // live frame is removed, always the oldest: frames that delete something may lie in a later segment than what they
 // delete, and must not go first. What holds up the oldest segment for long is copied to the end of the log.
 //
+// Beside the segments lie two notes (note.go): where the log was closed, and which damage has been judged; and with
+// SyncInterval a third, see boot.go.
+//
 // # What holds after a crash
 //
 //   - What Notify or WaitDurable called durable is there, or is found to be damaged.
 //   - What is there is a prefix of what was appended, of all replicas together.
 //   - A tear, which is what a crash may leave at the end, is told from rot. Each write begins with a mark that says how far
-//     its writer knew the log to be durable. What doesn't check below such a mark, or in a sealed segment, was once whole:
-//     rot. At the end of a log that was not closed, behind the last mark, the two can't be told apart: there rot passes
-//     for a tear, and takes the last writes with it. While a log is written that is one write; the mark that covers the
-//     last is written by Close.
+//     its writer knew the log to be durable. What doesn't check below such a mark, in a sealed segment or in a log that was
+//     closed, was once whole: rot. At the end of a log that was not closed, behind the last mark that is left, the two can't
+//     be told apart: there rot passes for a tear, and takes the last write with it; and if the disk forgot its last blocks,
+//     marks and all, the writes in them.
 //   - Rot costs only the replicas that may have lost something by it: frames are numbered per replica, and each segment
-//     begins with all numbers. They are marked as damaged, for good: see Replica.Damage.
+//     begins with all numbers, as the log ends with them when it is closed. They are marked as damaged, for good: see
+//     Replica.Damage. Nothing that bears witness of the damage goes before the marks are durable, and what was judged once
+//     is not judged again when less is left to tell by.
 //   - A frame of a file's former life is never taken for one of this: see frame.go.
 //
 // # Why answers may be given by the watermark
@@ -56,10 +61,14 @@
 //
 // What an open reads back is not taken for durable (recover.go): it is copied, synced and renamed first.
 //
+// What the disk must do for all this: keep what it has synced, and write a sector of 512 bytes whole or not at all, since a
+// write begins in the sector in which the one before ended.
+//
 // # Goroutines
 //
 // Any goroutine may call anything, except that changes of one replica come one at a time. Open starts three goroutines, the
-// writer, the keeper and the watchdog; Close joins them. Log.mu is taken before Replica.mu.
+// writer, the keeper and the watchdog; Close joins them. While it reads, another one reads ahead, and is joined before Open
+// returns. Log.mu is taken before Replica.mu.
 //
 // Start reading at frame.go, then Replica.Append, Log.put and recover.go.
 package wal

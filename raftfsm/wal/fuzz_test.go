@@ -20,7 +20,7 @@ func FuzzScan(f *testing.F) {
 	f.Add(make([]byte, 500))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		file := append(make([]byte, headBytes), body...)
-		c := scan(file, head)
+		c := scan(file, head, nil)
 		for _, got := range c.frames {
 			want := file[got.offset : got.offset+int64(got.size)]
 			if again := appendFrame(nil, head.seed, got.offset, &got.frame); !bytes.Equal(again[:frameBytes], want[:frameBytes]) {

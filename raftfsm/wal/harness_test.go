@@ -195,7 +195,7 @@ func (f *pointFile) Preallocate(n int64) error {
 // segmentsOf returns the files of a log in order.
 func segmentsOf(t testing.TB, fsys disk.FS) []segmentFile {
 	t.Helper()
-	files, err := listSegments(fsys, "/wal", false)
+	files, err := listSegments(fsys, "/wal")
 	must(t, err)
 	return files
 }
@@ -203,4 +203,92 @@ func segmentsOf(t testing.TB, fsys disk.FS) []segmentFile {
 func rewriteFile(t testing.TB, fsys disk.FS, path string, b []byte) {
 	t.Helper()
 	must(t, disk.WriteFileAtomic(fsys, path, b))
+}
+
+// heldFS makes some calls wait until it is released.
+type heldFS struct {
+	disk.FS
+	mu   sync.Mutex
+	held chan struct{} // closed by release; nil: nothing is held
+	what []string
+}
+
+// hold makes calls wait: "remove", "rename SUFFIX" of the old name, "datasync", "sync", "syncdir", "create".
+func (h *heldFS) hold(what ...string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.held, h.what = make(chan struct{}), what
+}
+
+func (h *heldFS) release() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.held != nil {
+		close(h.held)
+		h.held = nil
+	}
+}
+
+func (h *heldFS) wait(what, path string) {
+	h.mu.Lock()
+	held := h.held
+	if !slices.ContainsFunc(h.what, func(w string) bool {
+		name, suffix, _ := strings.Cut(w, " ")
+		return name == what && strings.HasSuffix(path, suffix)
+	}) {
+		held = nil
+	}
+	h.mu.Unlock()
+	if held != nil {
+		<-held
+	}
+}
+
+func (h *heldFS) Create(path string) (disk.File, error) {
+	h.wait("create", path)
+	f, err := h.FS.Create(path)
+	return h.file(f, path), err
+}
+
+func (h *heldFS) OpenWrite(path string) (disk.File, error) {
+	f, err := h.FS.OpenWrite(path)
+	return h.file(f, path), err
+}
+
+func (h *heldFS) Rename(from, to string) error {
+	h.wait("rename", from)
+	return h.FS.Rename(from, to)
+}
+
+func (h *heldFS) Remove(path string) error {
+	h.wait("remove", path)
+	return h.FS.Remove(path)
+}
+
+func (h *heldFS) SyncDir(path string) error {
+	h.wait("syncdir", path)
+	return h.FS.SyncDir(path)
+}
+
+func (h *heldFS) file(f disk.File, path string) disk.File {
+	if f == nil {
+		return nil
+	}
+	return &heldFile{f, h, path}
+}
+
+type heldFile struct {
+	disk.File
+	fs   *heldFS
+	path string
+}
+
+func (f *heldFile) Sync() error {
+	f.fs.wait("sync", f.path)
+	return f.File.Sync()
+}
+
+func (f *heldFile) Datasync() error {
+	f.fs.wait("datasync", f.path)
+	return f.File.Datasync()
 }

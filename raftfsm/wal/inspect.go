@@ -1,9 +1,10 @@
 package wal
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"path/filepath"
 	"slices"
 
@@ -17,14 +18,15 @@ type Frame struct {
 	Offset  int64
 	Bytes   int
 	// Kind: "entry", "moved", "truncate", "compact", "clear", "record", "forget", and the log's own "mark", "seal",
-	// "summary".
+	// "summary", "lost".
 	Kind string
 	// ID is the replica's; zero for frames of the log's own.
 	ID ID
 	// Index and Term of an entry; the index of what is deleted; for marks, the segment (Term) and offset (Index) up to which
-	// the writer knew the log to be durable.
+	// the writer knew the log to be durable; for lost, from where (Index) to where (Term) a segment that has been rewritten
+	// since did not check.
 	Index, Term uint64
-	// Count numbers the replica's frames.
+	// Count numbers the replica's frames; for the log's own it is how many frames of replicas came before.
 	Count uint64
 	// Type of an entry, as the caller gave it.
 	Type uint8
@@ -39,7 +41,9 @@ type Problem struct {
 	Path   string
 	Offset int64
 	// Torn: a crash can have left it, and nothing that was acknowledged need be missing. Otherwise it is rot.
-	Torn   bool
+	Torn bool
+	// Judged: an open has found it, and recorded which replicas it concerns.
+	Judged bool
 	Reason string
 }
 
@@ -50,13 +54,20 @@ type ReplicaReport struct {
 	First, Last uint64
 	// Frames written so far, purged ones included.
 	Frames uint64
+	// Live is the bytes in frames that are still needed, Dead those of the replica's other frames that were read. Segments
+	// is how many files hold the live ones.
+	Live, Dead int64
+	Segments   int
 	// Damage is why the replica can't be used; empty: it can.
 	Damage string
 }
 
 // Report tells what a log holds.
 type Report struct {
-	Segments int
+	// Segments that hold something, and Spares behind them.
+	Segments, Spares int
+	// Closed: the log was closed by its last user.
+	Closed bool
 	// Bytes read, and of these in frames that are still needed.
 	Bytes, Live int64
 	Frames      int
@@ -71,111 +82,89 @@ func (r *Report) Rotten() bool {
 }
 
 // Walk reads the log in a directory as an open would, and changes nothing: it gives visit, which may be nil, each frame in
-// order, and reports what is wrong. A nil fsys is the system's. progress, if not nil, hears how many bytes of how many were read. It fails if the
-// directory can't be read; damage is no failure. Beside a running node it may take what is just being written for torn.
+// order, and reports what is wrong. A nil fsys is the system's. progress, if not nil, hears how many bytes of how many were
+// read. It fails if the directory can't be read; damage is no failure.
+//
+// Beside a running node it tells what was there when it came by: what is just being written may look torn, and segments
+// that are purged meanwhile are left out.
 func Walk(fsys disk.FS, dir string, visit func(Frame) error, progress func(done, total int64)) (*Report, error) {
 	if fsys == nil {
 		fsys = disk.OS{}
 	}
-	files, err := listSegments(fsys, dir, false)
+	if visit == nil {
+		visit = func(Frame) error { return nil }
+	}
+	if progress == nil {
+		progress = func(int64, int64) {}
+	}
+	in, err := takeInventory(fsys, dir, discard)
 	if err != nil {
 		return nil, err
 	}
-	w := &walker{fsys: fsys, visit: visit, progress: progress, report: &Report{Segments: len(files)}}
-	w.replay = newReplay(&Log{replicas: make(map[ID]*Replica), cfg: Config{Logger: discard}})
-	if err := w.files(files); err != nil {
+	w := &walker{in: in, visit: visit, report: &Report{Spares: len(in.spares), Closed: in.closed.segment != 0}}
+	w.begin()
+	var done int64
+	err = in.read(func(f *found) error {
+		done += f.bytes
+		defer progress(done, in.bytes)
+		return w.segment(f)
+	})
+	if err != nil {
 		return nil, err
 	}
+	w.replay.ended(dir, in.closed)
 	return w.finish(), nil
 }
 
+// discard takes no logs.
+var discard = slog.New(slog.DiscardHandler)
+
 // walker is a running Walk.
 type walker struct {
-	fsys     disk.FS
+	in       *inventory
 	visit    func(Frame) error
-	progress func(done, total int64)
 	report   *Report
 	replay   *replay
 	segments []*segment
 }
 
-func (w *walker) files(files []segmentFile) error {
-	used := len(files)
-	for ; used > 0; used-- { // behind the last that holds a frame there are only spares
-		b, head, err := readSegment(w.fsys, files[used-1].path, files[used-1].sequence, nil)
-		if errors.Is(err, ErrDamaged) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		if _, _, size := findFrame(b, head.seed, headBytes); size > 0 {
-			break
-		}
+// begin forgets what was read, all of which has been purged meanwhile.
+func (w *walker) begin() {
+	w.replay = newReplay(&Log{replicas: make(map[ID]*Replica), cfg: Config{Logger: discard}}, w.in.judged)
+	w.replay.report = func(d *DamagedError, judged bool) {
+		w.report.Problems = append(w.report.Problems, Problem{Path: d.Path, Offset: d.Offset, Judged: judged, Reason: d.Reason})
 	}
-	var total, done int64
-	for _, f := range files[:used] {
-		total += f.bytes
-	}
-	var buf []byte
-	last := uint64(0)
-	for i, f := range files[:used] {
-		b, head, err := readSegment(w.fsys, f.path, f.sequence, buf)
-		buf = b
-		var damaged *DamagedError
-		switch {
-		case errors.As(err, &damaged):
-			w.rot(damaged)
-		case err != nil:
-			return err
-		default:
-			if last != 0 && f.sequence != last+1 {
-				w.rot(&DamagedError{Path: filepath.Join(filepath.Dir(f.path), segmentName(last+1)), Reason: "the segment is missing"})
-			}
-			if err := w.file(f, scan(b, head), i == used-1); err != nil {
-				return err
-			}
-		}
-		last = f.sequence
-		done += f.bytes
-		w.report.Bytes += f.bytes
-		if w.progress != nil {
-			w.progress(done, total)
-		}
-	}
-	return nil
+	w.report.Segments, w.report.Bytes, w.report.Frames, w.report.Problems, w.segments = 0, 0, 0, nil, nil
 }
 
-func (w *walker) rot(d *DamagedError) {
-	w.report.Problems = append(w.report.Problems, Problem{Path: d.Path, Offset: d.Offset, Reason: d.Reason})
-	w.replay.lost(d)
-}
+// rereads is how often a segment that doesn't check is read again: a running node may have been writing it.
+const rereads = 3
 
-func (w *walker) file(f segmentFile, c contents, isLast bool) error {
-	if !c.sealed() {
-		if isLast {
-			whole := len(c.frames)
-			c.cut()
-			if lost := whole - len(c.frames); lost > 0 {
-				w.report.Problems = append(w.report.Problems, Problem{Path: f.path, Offset: c.end, Torn: true,
-					Reason: fmt.Sprintf("a write was cut off; %d frames behind it count for nothing", lost)})
-			}
-		} else {
-			w.rot(&DamagedError{Path: f.path, Offset: c.end, Reason: "the segment has no end"})
+func (w *walker) segment(f *found) error {
+	for range rereads {
+		if !f.gone && f.unreadable == nil && len(f.gaps) == 0 && f.noEnd() == "" {
+			break
+		}
+		if f.load(w.in, f.segmentFile, f.last); f.err != nil {
+			return f.err
 		}
 	}
-	for _, g := range c.gaps {
-		w.report.Problems = append(w.report.Problems, Problem{Path: f.path, Offset: g.from, Reason: fmt.Sprintf("%d bytes do not check", g.to-g.from)})
-	}
-	s := &segment{segmentHead: c.head, path: f.path}
-	w.segments = append(w.segments, s)
-	w.replay.segment(s, c)
-	w.report.Frames += len(c.frames)
-	if w.visit == nil {
+	if f.gone { // and so are those before it: the oldest goes first
+		w.begin()
 		return nil
 	}
-	for i := range c.frames {
-		if err := w.visit(shown(c.head.sequence, &c.frames[i])); err != nil {
+	w.report.Segments++
+	w.report.Bytes += f.bytes
+	w.report.Frames += len(f.contents.frames)
+	if f.torn.to > f.torn.from {
+		w.report.Problems = append(w.report.Problems, Problem{Path: f.path, Offset: f.torn.from, Torn: true,
+			Reason: "a write was cut off here; what is behind it counts for nothing"})
+	}
+	s := &segment{segmentHead: f.head, path: f.path}
+	w.segments = append(w.segments, s)
+	w.replay.segment(s, f)
+	for i := range f.contents.frames {
+		if err := w.visit(shown(f.head.sequence, &f.contents.frames[i])); err != nil {
 			return err
 		}
 	}
@@ -195,24 +184,41 @@ func (w *walker) finish() *Report {
 	for _, d := range w.replay.finish(false) {
 		d.replica.records[recordDamaged] = recordAt{value: []byte(d.reason.Error())}
 	}
-	for id, r := range w.replay.log.replicas {
+	for id, r := range w.replay.replicas {
 		first, last := r.Bounds()
 		one := ReplicaReport{ID: id, First: first, Last: last, Frames: r.count}
 		if err := r.Damage(); err != nil {
 			one.Damage = err.Error()
 		}
+		one.Live, one.Segments = r.alive()
+		one.Dead = r.frames - one.Live
 		w.report.Replicas = append(w.report.Replicas, one)
 	}
 	slices.SortFunc(w.report.Replicas, func(a, b ReplicaReport) int {
-		if a.ID.Shard != b.ID.Shard {
-			return int(a.ID.Shard) - int(b.ID.Shard)
-		}
-		return int(a.ID.Replica) - int(b.ID.Replica)
+		return cmp.Or(cmp.Compare(a.ID.Shard, b.ID.Shard), cmp.Compare(a.ID.Replica, b.ID.Replica))
 	})
 	for _, s := range w.segments {
 		w.report.Live += s.live
 	}
 	return w.report
+}
+
+// alive adds up the frames that are needed of a replica, and counts the segments they lie in.
+func (r *replaying) alive() (bytes int64, segments int) {
+	seen := make(map[*segment]bool)
+	add := func(at position) {
+		if at.segment != nil { // nil: made up by finish
+			bytes += int64(at.size)
+			seen[at.segment] = true
+		}
+	}
+	for _, at := range r.positions {
+		add(at)
+	}
+	for _, rec := range r.records {
+		add(rec.at)
+	}
+	return bytes, len(seen)
 }
 
 // DirOf returns the directory of the log in a data directory, or dir itself if it is one. A nil fsys is the system's.
@@ -224,7 +230,7 @@ func DirOf(fsys disk.FS, dir string) (string, error) {
 	if info, err := fsys.Stat(below); err == nil && info.Dir {
 		return below, nil
 	}
-	files, err := listSegments(fsys, dir, false)
+	files, err := listSegments(fsys, dir)
 	switch {
 	case err != nil:
 		return "", err

@@ -60,12 +60,12 @@ func TestWalkFindsDamage(t *testing.T) {
 	last := files[len(files)-1]
 	b, head, err := readSegment(torn, last.path, last.sequence, nil)
 	must(t, err)
-	c := scan(b, head)
+	c := scan(b, head, nil)
 	if len(c.frames) == 0 {
 		last = files[len(files)-2]
 		b, head, err = readSegment(torn, last.path, last.sequence, nil)
 		must(t, err)
-		c = scan(b, head)
+		c = scan(b, head, nil)
 	}
 	clear(b[c.end-8:])                              // the last frame's end
 	copy(b[c.end:], strings.Repeat("rubbish ", 10)) // and a write that came half way

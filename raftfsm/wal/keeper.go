@@ -8,8 +8,6 @@ import (
 	"time"
 )
 
-var errNoSpace = syscall.ENOSPC
-
 // spareRetry is how often a spare is tried again while there is no room for it.
 const spareRetry = time.Second
 
@@ -67,7 +65,9 @@ func (l *Log) inHurry() bool {
 	return l.wanted > 0
 }
 
-func isNoSpace(err error) bool { return errors.Is(err, errNoSpace) }
+func isNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
 
 func (l *Log) outOfSpace(err error) {
 	l.mu.Lock()
@@ -77,6 +77,7 @@ func (l *Log) outOfSpace(err error) {
 	}
 	l.noSpace = err
 	l.short.Store(true)
+	l.starvedSince.Store(0) // they wait for room, not for the disk
 }
 
 // nextHeadLocked is the head of the segment behind the tail.
@@ -186,35 +187,48 @@ func (l *Log) clean() error {
 	}
 	defer l.wakeWriter()
 	defer signal(l.keep) // there may be more to do; if a spare was missing, it is made first
+	stuck := false
 	for _, r := range replicas {
-		switch err := r.moveOff(oldest); {
-		case errors.Is(err, errNoSpare):
+		err := r.moveOff(oldest)
+		if errors.Is(err, ErrDamaged) {
+			stuck = true
+			err = l.strand(r, err)
+		}
+		if errors.Is(err, errNoSpare) {
 			return nil
-		case errors.Is(err, ErrDamaged):
-			l.cfg.Logger.Error("a segment can't be cleaned", "replica", r.id.String(), "error", err)
-			if err := l.strand(oldest, r, err); err != nil {
-				return err
-			}
-		case err != nil:
+		}
+		if err != nil {
 			return err
 		}
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	oldest.stuck = stuck
 	return nil
 }
 
-// errNoSpare: copying goes on once there is a spare.
-var errNoSpare = errors.New("wal: no spare segment")
-
-// strand leaves alone a segment that can't be read, and records whom that concerns.
-func (l *Log) strand(s *segment, r *Replica, why error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s.stuck = true
-	if l.needsSpareLocked(frameBytes + padded(len(recordDamaged)+len(why.Error()))) {
-		s.stuck = false // and come again
+// strand records that a replica can't be moved, since it can't be read. Its segment stays until it is forgotten.
+func (l *Log) strand(r *Replica, why error) error {
+	if r.Damage() != nil {
 		return nil
 	}
+	l.cfg.Logger.Error("a segment can't be cleaned", "replica", r.id.String(), "error", why)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.keeperRoomLocked(frameBytes + padded(len(recordDamaged)+len(why.Error()))); err != nil {
+		return err
+	}
 	return r.setRecordLocked(recordDamaged, []byte(why.Error()))
+}
+
+// keeperRoomLocked makes room for a frame of the keeper's. It does not wait for a spare, which the keeper itself must make,
+// but asks for one and fails with errNoSpare.
+func (l *Log) keeperRoomLocked(size int) error {
+	err := l.roomLocked(size)
+	if errors.Is(err, errNoSpare) {
+		l.wanted = max(l.wanted, l.neededLocked(size))
+	}
+	return err
 }
 
 // moveOff copies everything of the replica that lies in a segment to the end of the log.
@@ -258,10 +272,7 @@ func (r *Replica) moveEntry(index uint64, s *segment) error {
 	f := frame{kind: kindMoved, entryType: e.Type, id: r.id, index: index, term: e.Term, time: e.Time, extensions: e.Extensions, data: e.Data}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.needsSpareLocked(f.size()) {
-		return errNoSpare
-	}
-	if err := l.makeRoomLocked(f.size()); err != nil {
+	if err := l.keeperRoomLocked(f.size()); err != nil {
 		return err
 	}
 	// Looked at only now: making room may have let go of the lock, and a copy of what has been deleted meanwhile would
@@ -271,8 +282,6 @@ func (r *Replica) moveEntry(index uint64, s *segment) error {
 	if index < r.first || index > r.lastLocked() || r.positions[index-r.first].segment != s {
 		return nil
 	}
-	r.count++
-	f.count = r.count
 	old := r.positions[index-r.first]
 	at := l.placeLocked(r, &f)
 	r.positions[index-r.first] = at
@@ -286,13 +295,17 @@ func (r *Replica) moveRecord(name string, s *segment) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r.mu.RLock()
+	size := int(r.records[name].at.size)
+	r.mu.RUnlock()
+	if err := l.keeperRoomLocked(size); err != nil {
+		return err
+	}
+	// Looked at only now, for the same reason.
+	r.mu.RLock()
 	rec, ok := r.records[name]
 	r.mu.RUnlock()
 	if !ok || rec.at.segment != s {
 		return nil
-	}
-	if l.needsSpareLocked(int(rec.at.size)) {
-		return errNoSpare
 	}
 	return r.setRecordLocked(name, rec.value)
 }

@@ -24,6 +24,8 @@ var (
 	ErrFormat = errors.New("wal: unknown format")
 	// ErrStalled means that the disk did not answer within Config.StallMax.
 	ErrStalled = errors.New("wal: the disk does not answer")
+	// ErrTooLarge means an entry or a record that no segment could hold: over PayloadBytesMax.
+	ErrTooLarge = errors.New("wal: entry or record is too large")
 	// ErrNoSpace means that there is no room on the disk for another segment.
 	ErrNoSpace = errors.New("wal: no space left for the log")
 	// ErrDamaged means bytes that are not what was written. The error that wraps it is a *DamagedError, or comes from
@@ -96,6 +98,9 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
+// PayloadBytesMax bounds an entry's data and extensions together, and a record's name and value.
+const PayloadBytesMax = 1 << 30
+
 // segmentBytesMin leaves room for a head, a mark, a summary of a few replicas, an entry and a seal.
 const segmentBytesMin = 4 << 10
 
@@ -138,8 +143,12 @@ type Log struct {
 
 	// released is up to which sequence Notify answers: durable, or only written with SyncInterval. released >= durable.
 	released atomic.Uint64
-	// busySince is when the disk was last asked for something it hasn't answered, Unix nanoseconds; 0: nothing is asked.
+	// busySince is when the writer last asked the disk for something it hasn't answered, by Log.clock; 0: nothing is asked.
 	busySince atomic.Int64
+	// starvedSince is since when appends wait for a segment to be made, for which there is room; 0: none does.
+	starvedSince atomic.Int64
+	// born is where Log.clock begins.
+	born time.Time
 
 	mu sync.Mutex
 	// changed is signalled, to all, when there is a spare, less pending, more durable, or an end.
@@ -149,6 +158,8 @@ type Log struct {
 	// spare is the next segment, nil while it is being made; wanted is how large it must be.
 	spare  *segment
 	wanted int64
+	// starving counts appends that wait for a spare.
+	starving int
 	// short: noSpace is set. For who asks without the lock.
 	short atomic.Bool
 	// noSpace is why the last attempt to make a spare failed, for want of room; nil: it didn't.
@@ -161,6 +172,8 @@ type Log struct {
 	lastWritten *segment
 	// pending is the size of queue and open.
 	pending int
+	// total counts the frames of all replicas, since the log was made.
+	total uint64
 	// appended is the sequence behind the newest frame; durable that up to which all is on the disk.
 	appended, durable Sequence
 	// durableAt is where durable lies, for marks.
@@ -170,8 +183,11 @@ type Log struct {
 	company   company
 	failure   error // why the log has ended; nil while it runs
 	closing   bool
-	// damaged were found so at open.
-	damaged []damagedReplica
+
+	// What an open found, for it to settle: damaged replicas, places that are judged, and files whose head doesn't check.
+	damaged    []damagedReplica
+	judged     []place
+	unreadable []string
 
 	// wake holds a token when the writer has something to do, keep when the keeper has.
 	wake, keep chan struct{}
@@ -198,6 +214,8 @@ type chunk struct {
 	buf     []byte
 	// end is the sequence behind its last frame.
 	end Sequence
+	// totalBefore is Log.total when it was begun, total when it was ended.
+	totalBefore, total uint64
 	// seals: its segment ends with it.
 	seals bool
 	// urgent: it must be synced whatever the mode, and waits for nobody.
@@ -222,22 +240,47 @@ func (l *Log) replicaLocked(id ID) *Replica {
 	return r
 }
 
-// appendLocked numbers a frame and puts it into the open chunk, or a new one. It waits while too much is pending, or for a
+// appendLocked puts a frame into the open chunk, or a new one. It waits while too much is pending, or for a
 // spare segment. r is nil for a frame of the log's own.
 func (l *Log) appendLocked(r *Replica, f *frame) (position, error) {
-	size := f.size()
-	if err := l.makeRoomLocked(size); err != nil {
-		return position{}, err
+	if payload := len(f.extensions) + len(f.data); payload > PayloadBytesMax {
+		return position{}, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, payload, PayloadBytesMax)
 	}
-	if r != nil {
-		r.count++
-		f.count = r.count
+	if err := l.makeRoomLocked(f.size()); err != nil {
+		return position{}, err
 	}
 	return l.placeLocked(r, f), nil
 }
 
-// makeRoomLocked makes sure that the open chunk's segment has room for a frame. Errors: why the log has ended.
+// makeRoomLocked makes sure that the open chunk's segment has room for a frame. Errors: why the log has ended. Not for the
+// keeper, who would wait for itself.
 func (l *Log) makeRoomLocked(size int) error {
+	starved := false
+	defer func() {
+		if starved {
+			l.starvingLocked(-1)
+		}
+	}()
+	for {
+		if err := l.roomLocked(size); !errors.Is(err, errNoSpare) {
+			return err
+		}
+		if !starved {
+			starved = true
+			l.starvingLocked(1)
+		}
+		l.wanted = max(l.wanted, l.neededLocked(size))
+		signal(l.keep)
+		l.wakeWriter()
+		l.changed.Wait()
+	}
+}
+
+// errNoSpare: there is no spare segment, or only one that is too small.
+var errNoSpare = errors.New("wal: no spare segment")
+
+// roomLocked is makeRoomLocked without waiting for a spare segment, the lack of which is errNoSpare.
+func (l *Log) roomLocked(size int) error {
 	for {
 		switch tail := l.segments[len(l.segments)-1]; {
 		case l.failure != nil:
@@ -245,29 +288,27 @@ func (l *Log) makeRoomLocked(size int) error {
 		case l.closing:
 			return ErrClosed
 		case l.pending >= l.cfg.PendingBytesMax:
+			l.wakeWriter()
+			l.changed.Wait()
 		case tail.end+int64(size)+l.chunkOverheadLocked()+frameBytes <= tail.bytes: // a seal must fit behind it
 			return nil
 		case l.spare != nil && l.spare.bytes >= l.neededLocked(size):
 			l.rotateLocked()
-			continue
 		default:
-			l.wanted = max(l.wanted, l.neededLocked(size))
-			signal(l.keep)
+			return errNoSpare
 		}
-		l.wakeWriter()
-		l.changed.Wait()
 	}
 }
 
-// needsSpareLocked tells whether makeRoomLocked would wait for a spare, and asks for one. For the keeper, who makes it.
-func (l *Log) needsSpareLocked(size int) bool {
-	tail := l.segments[len(l.segments)-1]
-	fits := tail.end+int64(size)+l.chunkOverheadLocked()+frameBytes <= tail.bytes
-	if fits || l.spare != nil && l.spare.bytes >= l.neededLocked(size) {
-		return false
+// starvingLocked counts appends that wait for a spare segment.
+func (l *Log) starvingLocked(n int) {
+	l.starving += n
+	switch {
+	case l.starving == 0 || l.noSpace != nil:
+		l.starvedSince.Store(0)
+	case l.starvedSince.Load() == 0:
+		l.starvedSince.Store(l.clock())
 	}
-	l.wanted = max(l.wanted, l.neededLocked(size))
-	return true
 }
 
 // chunkOverheadLocked is what a frame costs more if it needs a new chunk.
@@ -290,7 +331,7 @@ func (l *Log) rotateLocked() {
 		tail := l.segments[len(l.segments)-1]
 		l.open = &chunk{segment: tail, offset: tail.end, end: l.appended}
 	}
-	l.open.seals = true
+	l.open.seals, l.open.total = true, l.total
 	l.queue = append(l.queue, l.open)
 	l.open = nil
 	l.segments = append(l.segments, l.spare)
@@ -307,7 +348,7 @@ func (l *Log) summarizeLocked() {
 			items = append(items, summaryItem{id: id, count: r.count})
 		}
 	}
-	l.placeLocked(nil, &frame{kind: kindSummary, data: appendSummary(nil, items)})
+	l.placeLocked(nil, &frame{kind: kindSummary, count: l.total, data: appendSummary(nil, items)})
 }
 
 // noMark holds the place of a mark.
@@ -315,14 +356,19 @@ var noMark [frameBytes]byte
 
 func (l *Log) openChunkLocked() {
 	tail := l.segments[len(l.segments)-1]
-	l.open = &chunk{segment: tail, offset: tail.end, buf: append(takeBuffer(), noMark[:]...)}
+	l.open = &chunk{segment: tail, offset: tail.end, buf: append(takeBuffer(), noMark[:]...), totalBefore: l.total}
 	l.advanceLocked(tail, frameBytes)
 }
 
-// placeLocked encodes a frame at the end of the log. There is room.
+// placeLocked numbers a frame and encodes it at the end of the log. There is room.
 func (l *Log) placeLocked(r *Replica, f *frame) position {
 	if l.open == nil {
 		l.openChunkLocked()
+	}
+	if r != nil {
+		r.count++
+		f.count = r.count
+		l.total++
 	}
 	c := l.open
 	at := c.segment.end
@@ -405,11 +451,19 @@ func (c *chunk) frame(at position) (frame, bool) {
 	return f, true
 }
 
-// Stalled tells that the disk has not answered for over Config.SlowMax.
+// Stalled tells that the disk has not answered for over Config.SlowMax: neither a write, nor what makes the segment that
+// appends wait for.
 func (l *Log) Stalled() bool {
-	since := l.busySince.Load()
-	return since != 0 && time.Now().UnixNano()-since > int64(l.cfg.SlowMax)
+	return l.overdue(&l.busySince) || l.overdue(&l.starvedSince)
 }
+
+func (l *Log) overdue(since *atomic.Int64) bool {
+	at := since.Load()
+	return at != 0 && l.clock()-at > int64(l.cfg.SlowMax)
+}
+
+// clock is monotonic: no change of the machine's time makes the disk look slow. It is never 0.
+func (l *Log) clock() int64 { return int64(time.Since(l.born)) + 1 }
 
 // Full returns ErrNoSpace while entries should be refused: there is no next segment, no room on the disk to make one, and
 // what is left of this one is kept for votes and the like.
@@ -460,6 +514,7 @@ func (l *Log) Close() error {
 		<-l.closed
 		return nil
 	}
+	l.restateLocked()
 	l.closing = true
 	l.changed.Broadcast()
 	l.mu.Unlock()
@@ -486,11 +541,30 @@ func (l *Log) Close() error {
 	return errors.Join(append(errs, failure)...)
 }
 
+// restateLocked writes every replica's count once more, if there is room: rot that is found in the last segment then
+// concerns only those who lost something by it, though nobody may append any more.
+func (l *Log) restateLocked() {
+	size := frameBytes + padded(len(l.replicas)*summaryItemBytes)
+	tail := l.segments[len(l.segments)-1]
+	if l.failure == nil && tail.end+int64(size)+l.chunkOverheadLocked()+frameBytes <= tail.bytes {
+		l.summarizeLocked()
+	}
+}
+
 // signal leaves a token in a channel of capacity one.
 func signal(token chan struct{}) {
 	select {
 	case token <- struct{}{}:
 	default:
+	}
+}
+
+func (l *Log) isClosed() bool {
+	select {
+	case <-l.closed:
+		return true
+	default:
+		return false
 	}
 }
 

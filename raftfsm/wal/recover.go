@@ -3,19 +3,21 @@ package wal
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
-	"log/slog"
+	"math/rand/v2"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
 	"github.com/ostraka-db/ostraka/raftfsm/knownbad"
 )
 
 // Open reads the log in cfg.Dir and makes it ready to be appended to. It fails if the directory can't be read or written;
-// damage is no failure, but stays with the replicas that it may concern: see Replica.Damage.
+// damage is no failure, but stays with the replicas that it may concern: see Replica.Damage. Nothing that bears witness of it
+// is taken away before the log says durably whom it concerns.
 //
 // What is read back is not taken for durable: after a kill it may be in the kernel's memory only, and after a failed sync
 // even look clean there and be absent from the disk. Sealed segments that others follow are durable, since the next one
@@ -26,7 +28,7 @@ func Open(cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{cfg: cfg, replicas: make(map[ID]*Replica), wake: make(chan struct{}, 1), keep: make(chan struct{}, 1), closed: make(chan struct{})}
+	l := &Log{cfg: cfg, born: time.Now(), replicas: make(map[ID]*Replica), wake: make(chan struct{}, 1), keep: make(chan struct{}, 1), closed: make(chan struct{})}
 	l.changed = sync.NewCond(&l.mu)
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	if err := l.recover(); err != nil {
@@ -39,26 +41,26 @@ func Open(cfg Config) (*Log, error) {
 		return nil, err
 	}
 	l.goroutines.Go(l.write)
-	l.goroutines.Go(l.tend)
 	l.goroutines.Go(l.watch)
-	signal(l.keep)
 	if err := l.settle(); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
+	// Only now: nothing by which damage was found is purged before the damage is recorded.
+	l.goroutines.Go(l.tend)
+	signal(l.keep)
 	return l, nil
 }
 
 // settle makes durable what the log begins its new life with.
 func (l *Log) settle() error {
 	l.mu.Lock()
-	err := l.recordDamageLocked()
 	l.urgentLocked()
 	until := l.appended
 	l.mu.Unlock()
-	if err != nil {
+	if err := l.WaitDurable(l.ctx, until); err != nil {
 		return err
 	}
-	if err := l.WaitDurable(l.ctx, until); err != nil {
+	if err := l.settleDamage(); err != nil {
 		return err
 	}
 	return l.settleBoot()
@@ -75,8 +77,36 @@ func (l *Log) recordDamageLocked() error {
 	return nil
 }
 
+// damageBytes is the room that recordDamageLocked needs.
+func (l *Log) damageBytes() (bytes int) {
+	for _, d := range l.damaged {
+		f := frame{extensions: []byte(recordDamaged), data: []byte(d.reason.Error())}
+		bytes += f.size()
+	}
+	return bytes
+}
+
+// settleDamage notes what has been judged, once that is recorded, and takes away what can't be used.
+func (l *Log) settleDamage() error {
+	if err := writeJudged(l.cfg.FS, l.cfg.Dir, l.judged); err != nil {
+		return err
+	}
+	for _, path := range l.unreadable {
+		if err := l.cfg.FS.Rename(path, path+damagedSuffix); err != nil {
+			return err
+		}
+	}
+	if len(l.unreadable) == 0 {
+		return nil
+	}
+	return l.cfg.FS.SyncDir(l.cfg.Dir)
+}
+
 func (l *Log) recover() error {
-	files, err := listSegments(l.cfg.FS, l.cfg.Dir, true)
+	if err := l.removeUnfinished(); err != nil {
+		return err
+	}
+	in, err := takeInventory(l.cfg.FS, l.cfg.Dir, l.cfg.Logger)
 	if err != nil {
 		return err
 	}
@@ -84,146 +114,98 @@ func (l *Log) recover() error {
 	if err != nil {
 		return err
 	}
-	rp := newReplay(l)
-	last, err := l.replayFiles(rp, files)
-	if err != nil {
+	if err := l.removeSpares(in); err != nil {
 		return err
 	}
+	rp := newReplay(l, in.judged)
+	if err := l.replayFiles(rp, in); err != nil {
+		return err
+	}
+	rp.ended(in.dir, in.closed)
 	l.damaged = rp.finish(unclean)
-	return l.begin(last + 1)
-}
-
-// listSegments returns the segments in a directory in order. With clear, what was not finished is removed.
-func listSegments(fsys disk.FS, dir string, clear bool) ([]segmentFile, error) {
-	infos, err := fsys.ReadDir(dir)
-	if err != nil {
-		return nil, err
+	l.judged = rp.places
+	switch l.total = rp.total; {
+	case len(rp.places) > 0:
+		// What is missing may be anybody's. A total that goes on with what was met would say that nothing is.
+		l.total = rand.Uint64() >> 1
+	case l.total == noTotal:
+		l.total = 0
 	}
-	var files []segmentFile
-	for _, info := range infos {
-		path := filepath.Join(dir, info.Name)
-		if sequence, ok := parseSegmentName(info.Name); ok {
-			files = append(files, segmentFile{sequence, path, info.Size})
-		} else if clear && strings.HasSuffix(info.Name, asideSuffix) {
-			if err := fsys.Remove(path); err != nil {
-				return nil, err
-			}
-		}
-	}
-	slices.SortFunc(files, func(a, b segmentFile) int {
-		if a.sequence < b.sequence {
-			return -1
-		}
-		return 1
-	})
-	return files, nil
-}
-
-// replayFiles reads all segments into the replay, rewrites the last that holds anything and removes those behind it. It
-// returns the last one's sequence, or one below the first to be used.
-func (l *Log) replayFiles(rp *replay, files []segmentFile) (last uint64, err error) {
-	used, err := l.lastUsed(files)
-	if err != nil {
-		return 0, err
-	}
-	for _, unused := range files[used:] {
-		if err := l.cfg.FS.Remove(unused.path); err != nil {
-			return 0, err
-		}
-	}
-	if len(files[used:]) > 0 {
-		if err := l.cfg.FS.SyncDir(l.cfg.Dir); err != nil {
-			return 0, err
-		}
-	}
-	var total, done int64
-	for _, f := range files[:used] {
-		total += f.bytes
-	}
-	var buf []byte
-	for i, f := range files[:used] {
-		b, head, err := readSegment(l.cfg.FS, f.path, f.sequence, buf)
-		buf = b
-		var damaged *DamagedError
-		switch {
-		case errors.As(err, &damaged):
-			rp.lost(damaged)
-			if i == used-1 {
-				// Nothing in it can be used. It must not be in the way of what follows.
-				err = l.setAside(f.path)
-			} else {
-				err = nil
-			}
-		case err == nil:
-			if last != 0 && f.sequence != last+1 {
-				rp.lost(&DamagedError{Path: filepath.Join(l.cfg.Dir, segmentName(last+1)), Reason: "the segment is missing"})
-			}
-			err = l.replayFile(rp, f, scan(b, head), i == used-1)
-		}
-		if err != nil {
-			return 0, err
-		}
-		last = f.sequence
-		done += f.bytes
-		if l.cfg.Progress != nil {
-			l.cfg.Progress(done, total)
-		}
-	}
-	return last, nil
-}
-
-// lastUsed returns how many of the files are used: behind the last that holds a frame, or a damaged head, there are only
-// spares.
-func (l *Log) lastUsed(files []segmentFile) (int, error) {
-	used := len(files)
-	for ; used > 0; used-- {
-		f := files[used-1]
-		b, head, err := readSegment(l.cfg.FS, f.path, f.sequence, nil)
-		if err != nil {
-			if errors.Is(err, ErrDamaged) {
-				break
-			}
-			return 0, err
-		}
-		if _, _, size := findFrame(b, head.seed, headBytes); size > 0 {
-			break
-		}
-	}
-	return used, nil
-}
-
-// damagedSuffix is put behind the name of a segment that can't be read; it is kept for people to look at.
-const damagedSuffix = ".damaged"
-
-func (l *Log) setAside(path string) error {
-	if err := l.cfg.FS.Rename(path, path+damagedSuffix); err != nil {
+	// What it says of the end of the log will not be so any more.
+	if err := removeDurably(l.cfg.FS, filepath.Join(l.cfg.Dir, closedNote)); err != nil {
 		return err
+	}
+	return l.begin(max(rp.next, 1))
+}
+
+// removeUnfinished removes files that were being made.
+func (l *Log) removeUnfinished() error {
+	infos, err := l.cfg.FS.ReadDir(l.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		if strings.HasSuffix(info.Name, asideSuffix) {
+			if err := l.cfg.FS.Remove(filepath.Join(l.cfg.Dir, info.Name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *Log) removeSpares(in *inventory) error {
+	for _, spare := range in.spares {
+		if err := l.cfg.FS.Remove(spare.path); err != nil {
+			return err
+		}
+	}
+	if len(in.spares) == 0 {
+		return nil
 	}
 	return l.cfg.FS.SyncDir(l.cfg.Dir)
 }
 
-// replayFile takes a segment into use.
-func (l *Log) replayFile(rp *replay, f segmentFile, c contents, isLast bool) error {
-	if isLast {
-		if !c.sealed() {
-			c.cut()
+// replayFiles reads all segments into the replay, and rewrites the last.
+func (l *Log) replayFiles(rp *replay, in *inventory) error {
+	var done int64
+	return in.read(func(f *found) error {
+		s, err := l.adopt(f)
+		if err != nil {
+			return err
 		}
-		for _, g := range c.gaps {
-			l.cfg.Logger.Error("rot in the log", "path", f.path, "offset", g.from, "bytes", g.to-g.from)
+		rp.segment(s, f)
+		done += f.bytes
+		if l.cfg.Progress != nil {
+			l.cfg.Progress(done, in.bytes)
 		}
-		if !knownbad.Rewrite {
-			return l.replayLast(rp, f, c)
+		return nil
+	})
+}
+
+// damagedSuffix is put behind the name of a segment that can't be read, or of a copy of one that is rewritten without what
+// can't; it is kept for people to look at.
+const damagedSuffix = ".damaged"
+
+// adopt takes a segment into use. The last that can be read is rewritten before, and then f holds what was written.
+func (l *Log) adopt(f *found) (*segment, error) {
+	if f.gone {
+		return nil, fmt.Errorf("%s is gone since the directory was read: is another process using it?", f.path)
+	}
+	if f.unreadable != nil {
+		// It is set aside once the damage is recorded. Until then it bears witness.
+		l.unreadable = append(l.unreadable, f.path)
+		return nil, nil
+	}
+	if f.torn.to > f.torn.from {
+		l.cfg.Logger.Info("the log was not closed; a torn write is cut off", "path", f.path, "offset", f.torn.from, "bytes", f.torn.to-f.torn.from)
+	}
+	if f.last && !knownbad.Rewrite {
+		if err := l.rewrite(f); err != nil {
+			return nil, err
 		}
 	}
-	s, err := l.openSegment(f.path, c.head, c.end)
-	if err != nil {
-		return err
-	}
-	rp.segment(s, c)
-	if !c.sealed() && !isLast {
-		rp.lost(&DamagedError{Path: f.path, Offset: c.end, Reason: "the segment has no end"})
-	}
-	return nil
+	return l.openSegment(f.path, f.head, f.end)
 }
 
 func (l *Log) openSegment(path string, head segmentHead, end int64) (*segment, error) {
@@ -238,47 +220,73 @@ func (l *Log) openSegment(path string, head segmentHead, end int64) (*segment, e
 	return s, nil
 }
 
-// replayLast copies the last segment and takes the copy into use. It keeps the sequence, and so whatever a crash cuts off
-// there is one file of that sequence, the old or the new.
-func (l *Log) replayLast(rp *replay, f segmentFile, c contents) error {
-	head := segmentHead{seed: seed{c.head.sequence, newSalt()}}
-	b := make([]byte, headBytes, c.end+2*frameBytes)
-	add := func(f *frame) placed {
+// rewrite copies a segment, and lets f be what the copy holds. The copy has the same name and sequence, so whatever a crash
+// cuts off there is one file of that sequence, the old or the new. What was lost in the old one stays lost in the copy: only
+// later is it recorded whom that concerns.
+func (l *Log) rewrite(f *found) error {
+	head := segmentHead{seed: seed{f.sequence, newSalt()}}
+	c := contents{}
+	b := make([]byte, headBytes, f.end+int64(len(f.gaps)+3)*2*frameBytes)
+	add := func(f frame) {
 		at := len(b)
-		b = appendFrame(b, head.seed, int64(at), f)
-		return placed{*f, int64(at), len(b) - at}
+		b = appendFrame(b, head.seed, int64(at), &f)
+		c.frames = append(c.frames, placed{f, int64(at), len(b) - at})
 	}
-	copied := contents{}
-	add(&frame{kind: kindMark, term: head.sequence, index: headBytes})
-	for i := range c.frames {
-		for _, g := range c.gaps {
-			if g.before == i { // where it was in the old file, which is what people can look at
-				copied.gaps = append(copied.gaps, gap{from: g.from, to: g.to, before: len(copied.frames)})
-			}
+	lost := func(from, to int64, what string) {
+		add(frame{kind: kindLost, index: uint64(from), term: uint64(to), data: []byte(what)})
+	}
+	before, after := f.totals()
+	add(frame{kind: kindMark, term: head.sequence, index: headBytes, count: before})
+	gaps := f.gaps
+	for i := range f.contents.frames {
+		for len(gaps) > 0 && gaps[0].before == i {
+			lost(gaps[0].from, gaps[0].to, fmt.Sprintf("%d bytes did not check", gaps[0].to-gaps[0].from))
+			gaps = gaps[1:]
 		}
-		if k := c.frames[i].kind; k != kindMark && k != kindSeal {
-			copied.frames = append(copied.frames, add(&c.frames[i].frame))
+		if fr := f.contents.frames[i].frame; fr.kind != kindMark && fr.kind != kindSeal {
+			add(fr)
 		}
 	}
-	add(&frame{kind: kindSeal, term: head.sequence, index: uint64(len(b))})
+	why := f.noEnd()
+	if why != "" {
+		lost(f.end, f.end, why)
+		if after = noTotal; f.closed {
+			after = f.total
+		}
+	}
+	add(frame{kind: kindSeal, term: head.sequence, index: uint64(len(b)), count: after})
 	head.bytes = int64(len(b))
-	copied.head, copied.end = head, head.bytes
+	c.head, c.end = head, head.bytes
 	copy(b, head.encode())
-	if len(c.gaps) > 0 {
-		// People may want to look at it; and nobody else will know that it was there.
+	if len(f.gaps) > 0 || why != "" {
 		if err := l.keepCopy(f.path); err != nil {
 			return err
 		}
 	}
-	if err := disk.WriteFileAtomic(l.cfg.FS, f.path, b); err != nil {
-		return err
+	f.contents = c
+	return disk.WriteFileAtomic(l.cfg.FS, f.path, b)
+}
+
+// totals are what the first mark and a seal of the contents say, or would, of the frames before them; noTotal if frames are
+// missing in a way that nothing tells how many.
+func (c *contents) totals() (before, after uint64) {
+	before, after = noTotal, noTotal
+	gaps := c.gaps
+	for i := range c.frames {
+		if len(gaps) > 0 && gaps[0].before == i {
+			after, gaps = noTotal, gaps[1:]
+		}
+		switch f := &c.frames[i]; {
+		case f.kind.ofReplica() && after != noTotal:
+			after++
+		case f.kind == kindMark || f.kind == kindSeal || f.kind == kindSummary:
+			if i == 0 {
+				before = f.count
+			}
+			after = f.count
+		}
 	}
-	s, err := l.openSegment(f.path, head, head.bytes)
-	if err != nil {
-		return err
-	}
-	rp.segment(s, copied)
-	return nil
+	return before, after
 }
 
 // keepCopy keeps a damaged segment that is about to be rewritten.
@@ -290,22 +298,31 @@ func (l *Log) keepCopy(path string) error {
 	return disk.WriteFileAtomic(l.cfg.FS, path+damagedSuffix, b)
 }
 
-// begin makes the segment that the log goes on in.
+// begin makes the segment that the log goes on in. It says first who is damaged, and then gives every replica's count: a
+// count that goes on with what is there takes away any doubt, and must not be met without the rest.
 func (l *Log) begin(sequence uint64) error {
-	tail, err := l.createSegment(segmentHead{seed: seed{sequence, newSalt()}, bytes: max(l.cfg.SegmentBytes, l.neededLocked(0)*reservePart)}, false)
-	if err != nil {
-		return err
+	least := l.neededLocked(l.damageBytes()) * reservePart
+	bytes := max(l.cfg.SegmentBytes, least)
+	for {
+		tail, err := l.createSegment(segmentHead{seed: seed{sequence, newSalt()}, bytes: bytes}, false)
+		if err != nil && isNoSpace(err) && bytes > least {
+			bytes = max(least, int64(padded(int(bytes/2)))) // better a small one than none
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.segments = append(l.segments, tail)
+		l.durableAt = mark{sequence, headBytes}
+		if err := l.recordDamageLocked(); err != nil {
+			return err
+		}
+		l.summarizeLocked()
+		return nil
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.segments = append(l.segments, tail)
-	l.durableAt = mark{sequence, headBytes}
-	l.summarizeLocked()
-	return nil
 }
-
-// discard takes no logs.
-var discard = slog.New(slog.DiscardHandler)
 
 // removeIfThere removes a file that may be missing.
 func removeIfThere(fsys disk.FS, path string) error {

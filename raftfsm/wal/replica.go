@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -70,11 +71,11 @@ type recordAt struct {
 // recordDamaged is the record that says why the replica must not be used any more.
 const recordDamaged = "damaged"
 
-// Damage returns why the replica must not be used: a *DamagedError that names where the log was found wrong at an open;
+// Damage returns why the replica must not be used, an error that wraps ErrDamaged and names where the log was found wrong;
 // nil: it is whole.
 func (r *Replica) Damage() error {
 	if text := r.Record(recordDamaged); text != nil {
-		return fmt.Errorf("%w: %s", ErrDamaged, text)
+		return fmt.Errorf("%w: %s", ErrDamaged, strings.TrimPrefix(string(text), ErrDamaged.Error()+": "))
 	}
 	return nil
 }
@@ -107,7 +108,7 @@ func (r *Replica) Type(index uint64) (entryType uint8, ok bool) {
 }
 
 // Get reads an entry, from memory if it isn't written yet. Errors: ErrNotFound, a *DamagedError if the disk doesn't hold
-// what was written, and what reading a file can fail with.
+// what was written, ErrClosed, and what reading a file can fail with.
 func (r *Replica) Get(index uint64) (Entry, error) {
 	for {
 		r.mu.RLock()
@@ -121,6 +122,9 @@ func (r *Replica) Get(index uint64) (Entry, error) {
 		f, err := r.log.read(at)
 		switch {
 		case errors.Is(err, errGone):
+			if r.log.isClosed() {
+				return Entry{}, ErrClosed
+			}
 			continue // it was moved, or deleted
 		case err != nil:
 			return Entry{}, err
@@ -137,12 +141,13 @@ func (f *frame) entry() Entry {
 
 // Append appends entries: each must follow the one before, the first the last of the log unless that is empty. at returns
 // the i-th of n. It returns once they are in memory, readable, and on their way to the disk: Log.Notify tells when they
-// are durable. Errors: ErrNotNext, and why the log has ended.
+// are durable. Errors: ErrNotNext, ErrTooLarge, and why the log has ended; those before the one that failed are appended.
 func (r *Replica) Append(n int, at func(i int) Entry) error {
 	l := r.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	next := r.first + uint64(len(r.positions)) // nobody else changes them
+	defer l.wakeWriter()                       // for what was appended before an error, too
 	for i := range n {
 		e := at(i)
 		if next != 0 && e.Index != next || e.Index == 0 {
@@ -163,7 +168,6 @@ func (r *Replica) Append(n int, at func(i int) Entry) error {
 		r.mu.Unlock()
 		where.segment.live += int64(where.size)
 	}
-	l.wakeWriter()
 	return nil
 }
 

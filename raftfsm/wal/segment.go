@@ -48,7 +48,7 @@ type segment struct {
 	live int64
 	// sealed: nothing will be written any more, and all of it is durable.
 	sealed bool
-	// stuck: something in it can't be read, so that it can't be copied.
+	// stuck: what is live in it can't be read, so that it can't be copied.
 	stuck bool
 	// emptied is the log's sequence when live last fell.
 	emptied Sequence
@@ -87,7 +87,7 @@ func (s *segment) take() disk.File {
 	return f
 }
 
-func (s *segment) damaged(offset int64, reason string) error {
+func (s *segment) damaged(offset int64, reason string) *DamagedError {
 	return &DamagedError{Path: s.path, Offset: offset, Reason: reason}
 }
 
@@ -152,7 +152,7 @@ func newSegment(head segmentHead, path string, file disk.File) *segment {
 	return s
 }
 
-// zeroStepBytes is what zero writes at once. It stops between steps when the log is closed.
+// zeroStepBytes is what zero writes at once. It stops between steps when the log is closed, or somebody waits for the segment.
 const zeroStepBytes = 1 << 20
 
 func (l *Log) zero(file disk.File, bytes int64) error {
@@ -160,6 +160,9 @@ func (l *Log) zero(file disk.File, bytes int64) error {
 	for at := int64(headBytes); at < bytes; at += zeroStepBytes {
 		if l.ctx.Err() != nil {
 			return ErrClosed
+		}
+		if l.inHurry() {
+			return nil // the rest is zeros that the filesystem makes up
 		}
 		if _, err := file.WriteAt(step[:min(zeroStepBytes, bytes-at)], at); err != nil {
 			return err

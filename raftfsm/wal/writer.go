@@ -27,16 +27,16 @@ func (l *Log) write() {
 	beat := time.NewTimer(0)
 	<-beat.C
 	defer beat.Stop()
-	unsynced := Sequence(0) // what was written and not synced, with SyncInterval
+	unsynced := false // something was written and not synced, with SyncInterval
 	for {
 		select {
 		case <-l.wake:
 		case <-beat.C:
-			if err := l.guarded(func() error { return l.syncTail(unsynced) }); err != nil {
+			if err := l.guarded(l.syncTail); err != nil {
 				l.fail(err)
 				return
 			}
-			unsynced = 0
+			unsynced = false
 		case <-l.ctx.Done():
 			return
 		}
@@ -46,9 +46,9 @@ func (l *Log) write() {
 				l.fail(err)
 				return
 			}
-			if l.wrote(c) && unsynced == 0 {
+			if l.wrote(c) && !unsynced {
 				beat.Reset(l.cfg.SyncEvery)
-				unsynced = c.end
+				unsynced = true
 			}
 		}
 		if l.finished() {
@@ -63,7 +63,7 @@ func (l *Log) write() {
 
 // guarded runs what asks the disk while the watchdog looks. What comes back after it has struck is an error too.
 func (l *Log) guarded(do func() error) error {
-	l.busySince.Store(time.Now().UnixNano())
+	l.busySince.Store(l.clock())
 	err := do()
 	l.busySince.Store(0)
 	if err == nil && l.ctx.Err() != nil {
@@ -78,17 +78,25 @@ func (l *Log) guarded(do func() error) error {
 const watchParts = 10
 
 // watch is the watchdog's goroutine: it ends a log whose disk doesn't answer. A timer for each write would cost more than
-// the rest of the write's bookkeeping.
+// the rest of the write's bookkeeping. It counts its own looks, not the time: a process that was stopped for a minute, with
+// a write under way, has not waited a minute for its disk.
 func (l *Log) watch() {
 	beat := time.NewTicker(l.cfg.StallMax / watchParts)
 	defer beat.Stop()
+	var seen int64
+	looks := 0
 	for {
 		select {
 		case <-beat.C:
 		case <-l.ctx.Done():
 			return
 		}
-		if since := l.busySince.Load(); since != 0 && time.Now().UnixNano()-since >= int64(l.cfg.StallMax) {
+		since := l.busySince.Load()
+		if since == 0 || since != seen {
+			seen, looks = since, 0
+			continue
+		}
+		if looks++; looks >= watchParts {
 			l.fail(fmt.Errorf("%w: a write has taken over %s", ErrStalled, l.cfg.StallMax))
 			return
 		}
@@ -123,7 +131,7 @@ func (l *Log) put(c *chunk) error {
 	l.mu.Unlock()
 	end := c.offset + int64(len(c.buf))
 	if len(c.buf) > 0 {
-		appendFrame(c.buf[:0], s.seed, c.offset, &frame{kind: kindMark, term: known.segment, index: uint64(known.offset)})
+		appendFrame(c.buf[:0], s.seed, c.offset, &frame{kind: kindMark, term: known.segment, index: uint64(known.offset), count: c.totalBefore})
 		if _, err := s.file.WriteAt(c.buf, c.offset); err != nil {
 			return fmt.Errorf("writing %s at offset %d: %w", s.path, c.offset, err)
 		}
@@ -136,7 +144,7 @@ func (l *Log) put(c *chunk) error {
 		}
 	}
 	if c.seals {
-		return l.seal(s, end)
+		return l.seal(s, end, c.total)
 	}
 	return nil
 }
@@ -155,8 +163,8 @@ func (l *Log) sync(s *segment) error {
 
 // seal ends a segment all of which is durable up to end. Once it is durable itself, the next one may be begun: that is how
 // a reader knows that all of this one was.
-func (l *Log) seal(s *segment, end int64) error {
-	b := appendFrame(nil, s.seed, end, &frame{kind: kindSeal, term: s.sequence, index: uint64(end)})
+func (l *Log) seal(s *segment, end int64, total uint64) error {
+	b := appendFrame(nil, s.seed, end, &frame{kind: kindSeal, term: s.sequence, index: uint64(end), count: total})
 	if _, err := s.file.WriteAt(b, end); err != nil {
 		return fmt.Errorf("sealing %s: %w", s.path, err)
 	}
@@ -186,10 +194,10 @@ func (l *Log) wrote(c *chunk) (unsynced bool) {
 	return unsynced
 }
 
-// syncTail syncs what was written and not synced, up to a sequence at least.
-func (l *Log) syncTail(upTo Sequence) error {
+// syncTail syncs what was written and not synced.
+func (l *Log) syncTail() error {
 	l.mu.Lock()
-	if l.durable >= upTo {
+	if l.durable >= Sequence(l.released.Load()) {
 		l.mu.Unlock()
 		return nil
 	}
@@ -216,12 +224,18 @@ func (l *Log) finished() bool {
 	return l.closing && l.failure == nil && l.open == nil && len(l.queue) == 0
 }
 
-// finish syncs and seals the tail at a clean close.
+// finish syncs and seals the tail at a clean close, and says that it is one.
 func (l *Log) finish() error {
-	if err := l.syncTail(Sequence(l.released.Load())); err != nil {
+	if err := l.syncTail(); err != nil {
 		return err
 	}
-	if err := l.seal(l.lastWritten, l.lastWritten.written.Load()); err != nil {
+	l.mu.Lock()
+	total := l.total // nothing more comes
+	l.mu.Unlock()
+	if err := l.seal(l.lastWritten, l.lastWritten.written.Load(), total); err != nil {
+		return err
+	}
+	if err := writeClosed(l.cfg.FS, l.cfg.Dir, closing{l.lastWritten.sequence, total}); err != nil {
 		return err
 	}
 	return l.cleanClose()
