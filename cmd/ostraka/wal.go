@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ostraka-db/ostraka/raftfsm/wal"
-	"github.com/ostraka-db/ostraka/shard"
 )
 
 // errRotten: verify found what can't be a crash's doing.
@@ -88,7 +87,7 @@ func (a *app) printReport(r *wal.Report) error {
 		if one.Damage != "" {
 			state = one.Damage
 		}
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n", shardName(one.ID.Shard), one.ID.Replica, one.First, one.Last, one.Frames,
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n", shardName(uint32(one.ID.Shard)), one.ID.Replica, one.First, one.Last, one.Frames,
 			one.Segments, readableBytes(uint64(one.Live)), readableBytes(uint64(max(one.Dead, 0))), state)
 	}
 	for _, p := range r.Problems {
@@ -104,11 +103,12 @@ func (a *app) printReport(r *wal.Report) error {
 	return t.Flush()
 }
 
-func shardName(id shard.ID) string {
-	if id == shard.MetaGroup {
+// shardName names a shard; 0 is the meta group.
+func shardName(id uint32) string {
+	if id == 0 {
 		return "meta"
 	}
-	return fmt.Sprint(uint32(id))
+	return fmt.Sprint(id)
 }
 
 // Shapes of the JSON that scripts read.
@@ -233,7 +233,7 @@ func (f *dumpFilter) wants(fr *wal.Frame) bool {
 func (a *app) printFrame(f *wal.Frame, withData bool) error {
 	who := ""
 	if f.ID.Replica != 0 {
-		who = fmt.Sprintf("%s/%d #%d", shardName(f.ID.Shard), f.ID.Replica, f.Count)
+		who = fmt.Sprintf("%s/%d #%d", shardName(uint32(f.ID.Shard)), f.ID.Replica, f.Count)
 	}
 	line := fmt.Sprintf("%d:%d\t%s\t%s\tindex %d term %d", f.Segment, f.Offset, f.Kind, who, f.Index, f.Term)
 	if f.Name != "" {
