@@ -7,17 +7,18 @@ func (s *Store) Apply(slot uint16, op *Op) Result {
 	if status := s.admit(op, valueBytesMax); status != StatusOK {
 		return Result{Status: status}
 	}
-	t := s.tables[slot]
+	t := s.tables.of(slot)
 	if t == nil {
 		return Result{Status: StatusNotOwned}
 	}
-	current := t.live(op.Key, s.time)
+	held := t.records[string(op.Key)] // it may have expired
+	current := held.live(s.time)
 	result := describe(op, current)
 	o := workOut(op, current, s.time, valueBytesMax)
 	result.Status, result.Number = o.status, o.number
 	switch o.effect {
 	case effectWrite:
-		s.write(slot, t, op.Key, o)
+		s.write(slot, t, held, op.Key, o)
 		result.Version = s.version
 	case effectRemove:
 		s.mu.Lock()
@@ -60,21 +61,21 @@ func describe(op *Op, current *record) Result {
 	return result
 }
 
-// write gives a key a new value and expiry time at the next version.
-func (s *Store) write(slot uint16, t *table, key []byte, o outcome) {
+// write gives a key a new value and expiry time at the next version. held as in putLocked.
+func (s *Store) write(slot uint16, t *table, held *record, key []byte, o outcome) {
 	version := s.version + 1
 	hash := hashItem(key, o.value, version, o.expiresAt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.version = version
 	s.handOverLocked(slot, t)
-	s.putLocked(slot, t, key, record{value: o.value, version: version, expiresAt: o.expiresAt, hash: hash})
+	s.putLocked(slot, t, held, key, record{value: o.value, version: version, expiresAt: o.expiresAt, hash: hash})
 }
 
-// putLocked inserts or replaces a record, of which next brings all but the key. What it replaces may be
-// an expired record that nobody reaped yet.
-func (s *Store) putLocked(slot uint16, t *table, key []byte, next record) {
-	r := t.records[string(key)]
+// putLocked inserts or replaces a record, of which next brings all but the key. held is the record that the table has of
+// the key, nil if none; it may be an expired one that nobody reaped yet.
+func (s *Store) putLocked(slot uint16, t *table, held *record, key []byte, next record) {
+	r := held
 	if r == nil {
 		if t.records == nil {
 			t.records = make(map[string]*record)
@@ -125,7 +126,7 @@ func (s *Store) moveDeadlineLocked(slot uint16, t *table, key string, from, to T
 // any. Slot, cutoff and limit come from the log, so that all replicas remove the same. It holds readers
 // up for O(limit). Writer only.
 func (s *Store) Reap(slot uint16, cutoff Time, limit int) int {
-	t := s.tables[slot]
+	t := s.tables.of(slot)
 	if t == nil || limit <= 0 {
 		return 0
 	}

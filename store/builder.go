@@ -35,7 +35,7 @@ func (b *Builder) Put(slot uint16, item Item) error {
 	if err := MaxLimits().CheckValue(item.Value); err != nil {
 		return err
 	}
-	t := b.store.tables[slot]
+	t := b.store.tables.of(slot)
 	switch {
 	case t == nil:
 		return fmt.Errorf("%w: its slot %d is not owned", ErrItemInvalid, slot)
@@ -47,7 +47,7 @@ func (b *Builder) Put(slot uint16, item Item) error {
 		return fmt.Errorf("%w: key occurs twice", ErrItemInvalid)
 	}
 	b.highest = max(b.highest, item.Version)
-	b.store.putLocked(slot, t, item.Key, record{ // nobody else has seen this store: no lock
+	b.store.putLocked(slot, t, nil, item.Key, record{ // nobody else has seen this store: no lock
 		value:     cloneBytes(item.Value),
 		version:   item.Version,
 		expiresAt: item.ExpiresAt,

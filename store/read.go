@@ -21,7 +21,7 @@ const (
 // away for a missing key asks Owns after a miss, not before. Nothing is allocated where dst has room.
 func (s *Store) Get(slot uint16, key, dst []byte) (value []byte, m Meta, ok bool) {
 	s.mu.RLock()
-	t := s.tables[slot]
+	t := s.tables.of(slot)
 	if t == nil {
 		s.mu.RUnlock()
 		return dst, Meta{}, false
@@ -51,7 +51,7 @@ func (s *Store) Peek(slot uint16, key []byte) (Meta, bool) {
 func (s *Store) Inspect(slot uint16, key []byte) (Meta, Presence) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	t := s.tables[slot]
+	t := s.tables.of(slot)
 	if t == nil {
 		return Meta{}, Absent
 	}
@@ -77,7 +77,7 @@ func (s *Store) Due(t Time) (slot uint16, keys int, ok bool) {
 	if !ok || first.at > t {
 		return 0, 0, false
 	}
-	return first.slot, s.tables[first.slot].countDue(t, DueKeysMax), true
+	return first.slot, s.tables.of(first.slot).countDue(t, DueKeysMax), true
 }
 
 // NextExpiry returns the earliest expiry time in the store, of keys already expired too; ok is false if no key has one.

@@ -17,7 +17,7 @@ type Store struct {
 	time    Time
 	version Version // of the latest write; >= that of every record
 	owned   slotSet
-	tables  map[uint16]*table // of the owned slots, and no others
+	tables  tableSet // of the owned slots, and no others
 
 	// index holds the records of all tables by key. A record stays in place when it is overwritten: only a
 	// key's appearance and disappearance cost an index step.
@@ -55,7 +55,6 @@ func New(limits Limits) *Store {
 	unlocked := btree.Options{NoLocks: true}
 	return &Store{
 		limits:   limits,
-		tables:   make(map[uint16]*table),
 		index:    btree.NewBTreeGOptions(keyLess, unlocked),
 		schedule: btree.NewBTreeGOptions(slotDeadlineLess, unlocked),
 	}
@@ -75,8 +74,8 @@ func (s *Store) Own(slots ...uint16) {
 		if slot >= SlotCount {
 			panic(fmt.Sprintf("store: slot %d, want 0..%d", slot, SlotCount-1))
 		}
-		if s.tables[slot] == nil {
-			s.tables[slot] = new(table)
+		if s.tables.of(slot) == nil {
+			s.tables.set(slot, new(table))
 			s.owned.add(slot)
 		}
 	}
@@ -87,7 +86,7 @@ func (s *Store) Own(slots ...uint16) {
 func (s *Store) Disown(slot uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.tables[slot]
+	t := s.tables.of(slot)
 	if t == nil {
 		return
 	}
@@ -99,7 +98,7 @@ func (s *Store) Disown(slot uint16) {
 	if at := t.nextExpiry(); at != 0 {
 		s.schedule.Delete(slotDeadline{at, slot})
 	}
-	delete(s.tables, slot)
+	s.tables.set(slot, nil)
 	s.owned.remove(slot)
 }
 
@@ -164,7 +163,7 @@ func (s *Store) Stats() Stats {
 func (s *Store) SlotStats(slot uint16) Stats {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if t := s.tables[slot]; t != nil {
+	if t := s.tables.of(slot); t != nil {
 		return t.stats
 	}
 	return Stats{}

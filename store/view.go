@@ -124,7 +124,7 @@ func (v *View) take(slot uint16) ([]record, error) {
 	}
 	if v.pending.has(slot) {
 		v.pending.remove(slot)
-		return v.store.tables[slot].copyRecords(), nil
+		return v.store.tables.of(slot).copyRecords(), nil
 	}
 	records, ok := v.copied[slot]
 	if !ok {
