@@ -3,8 +3,7 @@ package raftfsm
 import (
 	"bytes"
 	"fmt"
-
-	"github.com/vmihailenco/msgpack/v5"
+	"slices"
 
 	"github.com/ostraka-db/ostraka/shard"
 	"github.com/ostraka-db/ostraka/store"
@@ -81,75 +80,68 @@ const (
 func encodedSize(op *store.Op) int { return opOverhead + len(op.Key) + len(op.Value) + len(op.Old) }
 
 // entryEncoder builds entries in a buffer of its own. One goroutine's.
-type entryEncoder struct {
-	buf bytes.Buffer
-	enc *msgpack.Encoder
+type entryEncoder struct{ buf []byte }
+
+// encoderBytesMax is the largest buffer that an encoder keeps; one grown by a larger operation is let go.
+const encoderBytesMax = 1 << 20
+
+// done returns a copy of what was built: raft keeps it in its log, for as long as it may be sent to others.
+func (e *entryEncoder) done() []byte {
+	data := bytes.Clone(e.buf)
+	if cap(e.buf) > encoderBytesMax {
+		e.buf = nil
+	}
+	return data
 }
 
-func newEntryEncoder() *entryEncoder {
-	e := &entryEncoder{}
-	e.enc = msgpack.NewEncoder(&e.buf)
-	e.enc.UseCompactInts(true)
-	return e
-}
-
-// encode returns the entry's bytes; they are the caller's, since raft keeps them in its log.
+// encode returns an entry's bytes; they are the caller's.
 func (e *entryEncoder) encode(ent *entry) ([]byte, error) {
-	e.buf.Reset()
-	w := fieldWriter{enc: e.enc}
 	switch ent.Kind {
 	case entryOps:
-		w.header(ent, 1)
-		w.array(len(ent.Ops))
+		e.begin(ent.Kind, ent.Time, 1)
+		e.buf = appendArray(e.buf, len(ent.Ops))
 		for i := range ent.Ops {
-			w.op(&ent.Ops[i])
+			e.buf = appendOp(e.buf, &ent.Ops[i].Op, &ent.Ops[i].Session)
 		}
 	case entryOwn:
-		w.header(ent, 1)
-		w.array(len(ent.Ranges))
+		e.begin(ent.Kind, ent.Time, 1)
+		e.buf = appendArray(e.buf, len(ent.Ranges))
 		for _, r := range ent.Ranges {
-			w.array(2)
-			w.uint(uint64(r.From))
-			w.uint(uint64(r.To))
+			e.buf = appendArray(e.buf, 2)
+			e.buf = appendUint(e.buf, uint64(r.From))
+			e.buf = appendUint(e.buf, uint64(r.To))
 		}
 	case entryTick:
-		w.header(ent, 0)
+		e.begin(ent.Kind, ent.Time, 0)
 	case entryReap:
-		w.header(ent, 3)
-		w.uint(uint64(ent.Slot))
-		w.int(int64(ent.Cutoff))
-		w.int(int64(ent.Limit))
+		e.begin(ent.Kind, ent.Time, 3)
+		e.buf = appendUint(e.buf, uint64(ent.Slot))
+		e.buf = appendInt(e.buf, int64(ent.Cutoff))
+		e.buf = appendInt(e.buf, int64(ent.Limit))
 	default:
 		return nil, fmt.Errorf("%w: kind %d", ErrUnknownEntry, ent.Kind)
 	}
-	return bytes.Clone(e.buf.Bytes()), w.err
+	return e.done(), nil
 }
 
-// fieldWriter writes msgpack fields and keeps the first error, which a bytes.Buffer never gives in practice.
-type fieldWriter struct {
-	enc *msgpack.Encoder
-	err error
-}
-
-func (w *fieldWriter) note(err error) {
-	if w.err == nil {
-		w.err = err
+// encodeWrites is encode for an entry of these mutations.
+func (e *entryEncoder) encodeWrites(at store.Time, writes []*Write) []byte {
+	e.begin(entryOps, at, 1)
+	e.buf = appendArray(e.buf, len(writes))
+	for _, w := range writes {
+		e.buf = appendOp(e.buf, &w.Op, &w.Session)
 	}
-}
-func (w *fieldWriter) array(n int)    { w.note(w.enc.EncodeArrayLen(n)) }
-func (w *fieldWriter) uint(v uint64)  { w.note(w.enc.EncodeUint(v)) }
-func (w *fieldWriter) int(v int64)    { w.note(w.enc.EncodeInt(v)) }
-func (w *fieldWriter) bytes(b []byte) { w.note(w.enc.EncodeBytes(b)) }
-
-func (w *fieldWriter) header(ent *entry, payload int) {
-	w.array(3 + payload)
-	w.uint(entryFormat)
-	w.uint(uint64(ent.Kind))
-	w.int(int64(ent.Time))
+	return e.done()
 }
 
-func (w *fieldWriter) op(so *sessionOp) {
-	op := &so.Op
+func (e *entryEncoder) begin(kind entryKind, at store.Time, payload int) {
+	e.buf = appendArray(e.buf[:0], 3+payload)
+	e.buf = appendUint(e.buf, entryFormat)
+	e.buf = appendUint(e.buf, uint64(kind))
+	e.buf = appendInt(e.buf, int64(at))
+}
+
+func appendOp(b []byte, op *store.Op, session *Session) []byte {
 	flags := uint64(op.Condition) << flagConditionShift
 	if op.KeepTTL {
 		flags |= flagKeepTTL
@@ -157,44 +149,54 @@ func (w *fieldWriter) op(so *sessionOp) {
 	if op.ReturnPrevious {
 		flags |= flagReturnPrevious
 	}
-	w.array(opFields)
-	w.uint(uint64(op.Kind))
-	w.uint(flags)
-	if so.Session.ClientID == ([16]byte{}) {
-		w.bytes(nil)
+	b = appendArray(b, opFields)
+	b = appendUint(b, uint64(op.Kind))
+	b = appendUint(b, flags)
+	if session.ClientID == ([16]byte{}) {
+		b = appendBytes(b, nil)
 	} else {
-		w.bytes(so.Session.ClientID[:])
+		b = appendBytes(b, session.ClientID[:])
 	}
-	w.uint(so.Session.Request)
-	w.uint(so.Session.Lowest)
-	w.uint(uint64(so.Session.Attempt))
-	w.bytes(op.Key)
-	w.bytes(op.Value)
-	w.bytes(op.Old)
-	w.int(op.Delta)
-	w.int(op.TTL)
-	w.uint(uint64(op.IfVersion))
-	w.uint(uint64(op.ValueBytesMax))
+	b = appendUint(b, session.Request)
+	b = appendUint(b, session.Lowest)
+	b = appendUint(b, uint64(session.Attempt))
+	b = appendBytes(b, op.Key)
+	b = appendBytes(b, op.Value)
+	b = appendBytes(b, op.Old)
+	b = appendInt(b, op.Delta)
+	b = appendInt(b, op.TTL)
+	b = appendUint(b, uint64(op.IfVersion))
+	return appendUint(b, uint64(op.ValueBytesMax))
 }
 
-// decodeEntry reads one entry. Anything this build doesn't know is ErrUnknownEntry.
+// decodeEntry reads one entry. Keys and values are data's own. Anything this build doesn't know is ErrUnknownEntry.
 func decodeEntry(data []byte) (*entry, error) {
-	r := newFieldReader(data)
+	ent := new(entry)
+	if err := ent.decode(data); err != nil {
+		return nil, err
+	}
+	return ent, nil
+}
+
+// decode is decodeEntry into an entry whose list of operations is used again.
+func (ent *entry) decode(data []byte) error {
+	r := fieldReader{data: data}
 	fields := r.array(16)
 	format := r.uint()
 	if r.err == nil && format != entryFormat {
-		return nil, fmt.Errorf("%w: format %d, this build reads up to %d", ErrUnknownEntry, format, entryFormat)
+		return fmt.Errorf("%w: format %d, this build reads up to %d", ErrUnknownEntry, format, entryFormat)
 	}
-	ent := &entry{Kind: entryKind(r.uint())}
+	*ent = entry{Kind: entryKind(r.uintMax(255)), Ops: ent.Ops[:0]}
 	ent.Time = store.Time(r.int())
 	want := 3
 	switch ent.Kind {
 	case entryOps:
 		want = 4
 		n := r.array(entryOpsMax)
-		ent.Ops = make([]sessionOp, 0, min(n, len(data)/opFields))
+		ent.Ops = slices.Grow(ent.Ops, min(n, len(data)/opFields))
 		for i := 0; i < n && r.err == nil; i++ {
-			ent.Ops = append(ent.Ops, r.op())
+			ent.Ops = append(ent.Ops, sessionOp{})
+			r.op(&ent.Ops[i])
 		}
 	case entryOwn:
 		want = 4
@@ -209,7 +211,7 @@ func decodeEntry(data []byte) (*entry, error) {
 		ent.Cutoff = store.Time(r.int())
 		ent.Limit = int(r.uintMax(1 << 20))
 	default:
-		return nil, fmt.Errorf("%w: kind %d", ErrUnknownEntry, ent.Kind)
+		return fmt.Errorf("%w: kind %d", ErrUnknownEntry, ent.Kind)
 	}
 	if r.err == nil && fields != want {
 		r.err = fmt.Errorf("%d fields for kind %d, want %d", fields, ent.Kind, want)
@@ -218,95 +220,15 @@ func decodeEntry(data []byte) (*entry, error) {
 		r.err = fmt.Errorf("%d bytes after the end", r.left())
 	}
 	if r.err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnknownEntry, r.err)
+		return fmt.Errorf("%w: %w", ErrUnknownEntry, r.err)
 	}
-	return ent, nil
+	return nil
 }
 
-// fieldReader reads msgpack fields and keeps the first error; after it every field reads as zero.
-type fieldReader struct {
-	src *bytes.Reader
-	dec *msgpack.Decoder
-	err error
-}
-
-func newFieldReader(data []byte) *fieldReader {
-	src := bytes.NewReader(data)
-	return &fieldReader{src: src, dec: msgpack.NewDecoder(src)}
-}
-
-func (r *fieldReader) left() int { return r.src.Len() }
-
-func (r *fieldReader) array(most int) int {
-	if r.err != nil {
-		return 0
-	}
-	n, err := r.dec.DecodeArrayLen()
-	switch {
-	case err != nil:
-		r.err = err
-	case n < 0 || n > most:
-		r.err = fmt.Errorf("array of %d, at most %d are allowed", n, most)
-	default:
-		return n
-	}
-	return 0
-}
-
-func (r *fieldReader) uint() uint64 {
-	if r.err != nil {
-		return 0
-	}
-	var v uint64
-	v, r.err = r.dec.DecodeUint64()
-	return v
-}
-
-func (r *fieldReader) uintMax(most uint64) uint64 {
-	v := r.uint()
-	if r.err == nil && v > most {
-		r.err = fmt.Errorf("%d where at most %d is allowed", v, most)
-		return 0
-	}
-	return v
-}
-
-func (r *fieldReader) int() int64 {
-	if r.err != nil {
-		return 0
-	}
-	var v int64
-	v, r.err = r.dec.DecodeInt64()
-	return v
-}
-
-// bytes returns a field's bytes. A claimed length over what is left is refused before anything is allocated.
-func (r *fieldReader) bytes() []byte {
-	if r.err != nil {
-		return nil
-	}
-	n, err := r.dec.DecodeBytesLen()
-	if err != nil {
-		r.err = err
-		return nil
-	}
-	if n <= 0 {
-		return nil
-	}
-	if n > r.left() {
-		r.err = fmt.Errorf("%d bytes claimed, %d left", n, r.left())
-		return nil
-	}
-	b := make([]byte, n)
-	r.err = r.dec.ReadFull(b)
-	return b
-}
-
-func (r *fieldReader) op() sessionOp {
-	var so sessionOp
+func (r *fieldReader) op(so *sessionOp) {
 	if n := r.array(opFields); r.err == nil && n != opFields {
-		r.err = fmt.Errorf("op of %d fields, want %d", n, opFields)
-		return so
+		r.fail(fmt.Errorf("op of %d fields, want %d", n, opFields))
+		return
 	}
 	op := &so.Op
 	op.Kind = store.OpKind(r.uintMax(255))
@@ -315,8 +237,8 @@ func (r *fieldReader) op() sessionOp {
 	op.ReturnPrevious = flags&flagReturnPrevious != 0
 	op.Condition = store.Condition(flags >> flagConditionShift)
 	client := r.bytes()
-	if len(client) != 0 && len(client) != len(so.Session.ClientID) && r.err == nil {
-		r.err = fmt.Errorf("client id of %d bytes", len(client))
+	if len(client) != 0 && len(client) != len(so.Session.ClientID) {
+		r.fail(fmt.Errorf("client id of %d bytes", len(client)))
 	}
 	copy(so.Session.ClientID[:], client)
 	so.Session.Request = r.uint()
@@ -329,16 +251,15 @@ func (r *fieldReader) op() sessionOp {
 	op.TTL = r.int()
 	op.IfVersion = store.Version(r.uint())
 	op.ValueBytesMax = int(r.uintMax(1 << 40))
-	return so
 }
 
 func (r *fieldReader) slotRange() shard.Range {
 	if n := r.array(2); r.err == nil && n != 2 {
-		r.err = fmt.Errorf("range of %d fields, want 2", n)
+		r.fail(fmt.Errorf("range of %d fields, want 2", n))
 	}
 	rng := shard.Range{From: uint16(r.uintMax(store.SlotCount)), To: uint16(r.uintMax(store.SlotCount))}
 	if r.err == nil && rng.From >= rng.To {
-		r.err = fmt.Errorf("slots [%d, %d) are empty", rng.From, rng.To)
+		r.fail(fmt.Errorf("slots [%d, %d) are empty", rng.From, rng.To))
 	}
 	return rng
 }

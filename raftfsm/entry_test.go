@@ -31,7 +31,7 @@ func sampleEntries() []entry {
 }
 
 func TestEntryRoundTrip(t *testing.T) {
-	encoder := newEntryEncoder()
+	encoder := new(entryEncoder)
 	for _, want := range sampleEntries() {
 		data, err := encoder.encode(&want)
 		if err != nil {
@@ -54,7 +54,7 @@ func TestEntryGolden(t *testing.T) {
 		entryReap: "96010405cd3fff04cd0100",
 		entryOwn:  "940102019292" + "00cd1555" + "92cd3e80cd4000",
 	}
-	encoder := newEntryEncoder()
+	encoder := new(entryEncoder)
 	for _, ent := range sampleEntries() {
 		want, ok := golden[ent.Kind]
 		if !ok {
@@ -83,7 +83,7 @@ func TestEntryGolden(t *testing.T) {
 }
 
 func TestDecodeEntryRefuses(t *testing.T) {
-	encoder := newEntryEncoder()
+	encoder := new(entryEncoder)
 	tick, err := encoder.encode(&entry{Kind: entryTick, Time: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +126,7 @@ func TestDecodeEntryBoundsAllocation(t *testing.T) {
 }
 
 func TestEncodedSizeIsABound(t *testing.T) {
-	encoder := newEntryEncoder()
+	encoder := new(entryEncoder)
 	for _, ent := range sampleEntries() {
 		for _, so := range ent.Ops {
 			data, err := encoder.encode(&entry{Kind: entryOps, Time: math.MaxInt64, Ops: []sessionOp{so}})
@@ -141,7 +141,7 @@ func TestEncodedSizeIsABound(t *testing.T) {
 }
 
 func FuzzDecodeEntry(f *testing.F) {
-	encoder := newEntryEncoder()
+	encoder := new(entryEncoder)
 	for _, ent := range sampleEntries() {
 		data, err := encoder.encode(&ent)
 		if err != nil {
@@ -157,7 +157,7 @@ func FuzzDecodeEntry(f *testing.F) {
 			}
 			return
 		}
-		again, err := newEntryEncoder().encode(ent)
+		again, err := new(entryEncoder).encode(ent)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,4 +166,24 @@ func FuzzDecodeEntry(f *testing.F) {
 			t.Fatalf("decoded %+v, encoded and decoded again %+v, %v", ent, twice, err)
 		}
 	})
+}
+
+// A list of writes makes the same entry as a list of operations.
+func TestEncodeWrites(t *testing.T) {
+	for _, ent := range sampleEntries() {
+		if ent.Kind != entryOps {
+			continue
+		}
+		var writes []*Write
+		for _, so := range ent.Ops {
+			writes = append(writes, &Write{Op: so.Op, Session: so.Session})
+		}
+		want, err := new(entryEncoder).encode(&ent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := new(entryEncoder).encodeWrites(ent.Time, writes); !bytes.Equal(got, want) {
+			t.Errorf("% x, want % x", got, want)
+		}
+	}
 }

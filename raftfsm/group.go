@@ -88,27 +88,20 @@ func (g *Group) Write(ctx context.Context, op *store.Op, session Session) (store
 	if err != nil {
 		return store.Result{}, err
 	}
-	result, err := l.proposer.write(ctx, &sessionOp{Op: *op, Session: session})
-	if errors.Is(err, ErrNotLeader) {
-		err = l.notLeader()
-	}
-	return result, err
+	return l.proposer.write(ctx, &Write{Op: *op, Session: session, life: l})
 }
 
-// Submit is Write without waiting: done is called once with the result, on a goroutine of the group's that it must not
-// block; or never, if Submit returns an error, and then nothing was done. What could not be handed to the log by the
-// deadline (the zero time: none) ends as ErrDeadline.
-func (g *Group) Submit(op *store.Op, session Session, deadline time.Time, done func(store.Result, error)) error {
+// Submit begins mutations without waiting for them: each comes back to its receiver once, with its result or its error.
+// It returns how many were taken, the first ones; the others were refused with the error, and nothing of them was done.
+func (g *Group) Submit(writes []*Write) (accepted int, err error) {
 	l, err := g.writable()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return l.proposer.submit(&sessionOp{Op: *op, Session: session}, deadline, func(result store.Result, err error) {
-		if errors.Is(err, ErrNotLeader) {
-			err = l.notLeader()
-		}
-		done(result, err)
-	})
+	for _, w := range writes {
+		w.life = l
+	}
+	return l.proposer.submit(writes)
 }
 
 // writable returns the life of a replica that leads, is ready, and whose disk has room.

@@ -15,7 +15,7 @@ import (
 
 // proposer turns concurrent writes to one shard into few log entries.
 //
-//	callers ──► queue ──► pack (one goroutine) ──► raft.Apply ──► inFlight ──► finish (one goroutine) ──► callers
+//	callers ──► queue ──► pack (one goroutine) ──► raft.Apply ──► inFlight ──► finish (one goroutine) ──► receivers
 //
 // pack takes all that waits, up to EntryBytesMax, and never waits for more: while InFlightMax entries are on
 // their way the queue fills, and that is what makes entries large under load. finish takes futures in log
@@ -32,12 +32,20 @@ type proposer struct {
 	// refused reports each entry that raft answered with a refusal, nil for one it took: the watchdog listens.
 	refused func(error)
 
-	mu sync.RWMutex
-	// closed is set before queue is closed; writers hold mu for reading while they send.
+	mu     sync.Mutex
 	closed bool
-	queue  chan *proposal
-	// queuedBytes is the size of what waits in queue.
-	queuedBytes atomic.Int64
+	// queue holds what nobody has looked at yet, oldest first. queued and queuedBytes count what isn't packed yet: the
+	// queue, and what pack holds of it.
+	queue       []proposal
+	queued      int
+	queuedBytes int64
+	// wake holds a token when the queue is not empty or the proposer closed.
+	wake chan struct{}
+
+	// pack goroutine only: what it took from the queue at once, from next on; and the highest time proposed so far.
+	batch     []proposal
+	next      int
+	lastStamp store.Time
 
 	// launching holds a token while an entry is handed to raft, and while the proposer is paused. It is a channel
 	// and not a mutex because both may take time, which in a simulation passes only while goroutines wait for
@@ -47,62 +55,80 @@ type proposer struct {
 
 	inFlight chan *flight
 	done     sync.WaitGroup
-	// lastStamp is the highest time proposed so far. pack goroutine only.
-	lastStamp store.Time
 }
 
-// proposal is one caller's entry or operation. It is answered exactly once.
+// proposal is what waits in the queue: a mutation, or an entry that stands alone.
 type proposal struct {
-	// op is set for a mutation, whole for an entry that stands alone (own, tick, reap), encoded for one that is
-	// another machine's.
-	op      *sessionOp
-	whole   *entry
+	write *Write
+	alone *loneEntry
+}
+
+// loneEntry is an entry of its own: own, tick, reap, or one that is another machine's and encoded already. It is
+// answered exactly once.
+type loneEntry struct {
+	entry   *entry
 	encoded []byte
-	// One of these two takes the answer: done has room for it, then must not block.
-	done chan proposed
-	then func(proposed)
-	// deadline, if set, is when nobody waits any more: what isn't packed by then is not done.
-	deadline time.Time
-	// taken settles who may answer: pack takes a proposal into an entry, or a caller that gives up takes it
-	// away; the later of the two finds it taken.
+	// done has room for the answer.
+	done chan loneAnswer
+	// taken as in Write.
 	taken atomic.Bool
 }
 
-type proposed struct {
-	result   store.Result
+type loneAnswer struct {
 	response any
 	err      error
 }
 
-// flight is one entry on its way and the proposals packed into it, in order.
+// flight is one entry on its way: mutations in the order of the entry, or a lone entry.
 type flight struct {
-	future  raft.ApplyFuture
-	callers []*proposal
-	// ent is what is to be proposed, unless data is that already.
-	ent  *entry
-	data []byte
+	future raft.ApplyFuture
+	writes []*Write
+	alone  *loneEntry
 }
 
-func (pr *proposal) answer(with proposed) {
-	if pr.then != nil {
-		pr.then(with)
+// flights are used again, for the sake of their lists.
+var flights = sync.Pool{New: func() any { return new(flight) }}
+
+func (f *flight) release() {
+	clear(f.writes)
+	*f = flight{writes: f.writes[:0]}
+	flights.Put(f)
+}
+
+func (f *flight) empty() bool { return len(f.writes) == 0 && f.alone == nil }
+
+// fail ends everything in the flight alike.
+func (f *flight) fail(err error) {
+	if f.alone != nil {
+		f.alone.done <- loneAnswer{err: err}
 		return
 	}
-	pr.done <- with
+	for _, w := range f.writes {
+		w.fail(err)
+	}
+	giveBack(f.writes)
+}
+
+// fail notes an error; that another replica leads is told with its name.
+func (w *Write) fail(err error) {
+	if w.life != nil && errors.Is(err, ErrNotLeader) {
+		err = w.life.notLeader()
+	}
+	w.Err = err
 }
 
 // size is what a proposal takes of the queue.
-func (pr *proposal) size() int64 {
-	if pr.op != nil {
-		return int64(encodedSize(&pr.op.Op))
+func (pr proposal) size() int64 {
+	if pr.write != nil {
+		return int64(encodedSize(&pr.write.Op))
 	}
-	return int64(opOverhead + len(pr.encoded))
+	return int64(opOverhead + len(pr.alone.encoded))
 }
 
 func newProposer(cfg ProposerConfig, apply func([]byte, time.Duration) raft.ApplyFuture,
 	stamp func() store.Time, refused func(error)) *proposer {
 	p := &proposer{cfg: cfg, apply: apply, stamp: stamp, refused: refused,
-		queue:     make(chan *proposal, cfg.QueueOpsMax),
+		wake:      make(chan struct{}, 1),
 		launching: make(chan struct{}, 1),
 		inFlight:  make(chan *flight, cfg.InFlightMax)}
 	p.done.Go(p.pack)
@@ -113,12 +139,17 @@ func newProposer(cfg ProposerConfig, apply func([]byte, time.Duration) raft.Appl
 // close refuses further work and returns when every accepted proposal has its answer.
 func (p *proposer) close() {
 	p.mu.Lock()
-	if !p.closed {
-		p.closed = true
-		close(p.queue)
-	}
+	p.closed = true
 	p.mu.Unlock()
+	p.signal()
 	p.done.Wait()
+}
+
+func (p *proposer) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
 }
 
 // pause holds back what is queued, and returns once raft has answered everything that was handed to it. Nobody is
@@ -129,197 +160,248 @@ func (p *proposer) pause() (resume func()) {
 	return func() { <-p.launching }
 }
 
-// write proposes one mutation and waits for its result or the context's end. Ended before the operation was
-// packed it is ErrDeadline (not done, and never will be), afterwards ErrOutcomeUnknown.
-func (p *proposer) write(ctx context.Context, op *sessionOp) (store.Result, error) {
-	got := p.wait(ctx, &proposal{op: op, done: make(chan proposed, 1)})
-	return got.result, got.err
+// submit queues mutations, which come back to their receivers. It returns how many it took, the first ones; the others
+// were refused with the error, and nothing of them was done.
+func (p *proposer) submit(writes []*Write) (accepted int, err error) {
+	p.mu.Lock()
+	for _, w := range writes {
+		if err = p.pushLocked(proposal{write: w}); err != nil {
+			break
+		}
+		accepted++
+	}
+	p.mu.Unlock()
+	if accepted > 0 {
+		p.signal()
+	}
+	return accepted, err
 }
 
-// submit proposes one mutation without waiting. then is called once, from the proposer's goroutines, and must not block;
-// or never, if submit returns an error: then nothing was done. What isn't packed by the deadline ends as ErrDeadline.
-func (p *proposer) submit(op *sessionOp, deadline time.Time, then func(store.Result, error)) error {
-	return p.enqueue(&proposal{op: op, deadline: deadline, then: func(got proposed) { then(got.result, got.err) }})
-}
-
-// entry proposes an entry that stands alone, and returns the machine's response.
-func (p *proposer) entry(ctx context.Context, ent *entry) (any, error) {
-	got := p.wait(ctx, &proposal{whole: ent, done: make(chan proposed, 1)})
-	return got.response, got.err
-}
-
-// encoded proposes an entry that is encoded already and carries no shard time, and returns the machine's response.
-func (p *proposer) encoded(ctx context.Context, data []byte) (any, error) {
-	got := p.wait(ctx, &proposal{encoded: data, done: make(chan proposed, 1)})
-	return got.response, got.err
-}
-
-// wait enqueues a proposal and waits for its answer or the context's end.
-func (p *proposer) wait(ctx context.Context, pr *proposal) proposed {
-	if ctx.Err() != nil {
-		return proposed{err: ErrDeadline}
-	}
-	if err := p.enqueue(pr); err != nil {
-		return proposed{err: err}
-	}
-	select {
-	case got := <-pr.done:
-		return got
-	case <-ctx.Done():
-	}
-	if pr.taken.CompareAndSwap(false, true) {
-		return proposed{err: ErrDeadline}
-	}
-	select {
-	case got := <-pr.done: // it came at the same moment
-		return got
-	default:
-		return proposed{err: fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())}
-	}
-}
-
-func (p *proposer) enqueue(pr *proposal) error {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
+func (p *proposer) pushLocked(pr proposal) error {
 	if p.closed {
 		return ErrStopped
 	}
 	size := pr.size()
-	if queued := p.queuedBytes.Add(size); queued > p.cfg.QueueBytesMax && queued > size {
-		p.queuedBytes.Add(-size)
+	if p.queued == p.cfg.QueueOpsMax || p.queued > 0 && p.queuedBytes+size > p.cfg.QueueBytesMax {
 		return ErrOverloaded
 	}
+	p.queued++
+	p.queuedBytes += size
+	p.queue = append(p.queue, pr)
+	return nil
+}
+
+// write proposes one mutation and waits for its result or the context's end. Ended before the operation was
+// packed it is ErrDeadline (not done, and never will be), afterwards ErrOutcomeUnknown.
+func (p *proposer) write(ctx context.Context, w *Write) (store.Result, error) {
+	if ctx.Err() != nil {
+		return store.Result{}, ErrDeadline
+	}
+	done := make(waiter, 1)
+	w.To = done
+	if _, err := p.submit([]*Write{w}); err != nil {
+		return store.Result{}, err
+	}
 	select {
-	case p.queue <- pr:
-		return nil
+	case <-done:
+		return w.Result, w.Err
+	case <-ctx.Done():
+	}
+	if w.Withdraw() {
+		return store.Result{}, ErrDeadline
+	}
+	select {
+	case <-done: // it came at the same moment
+		return w.Result, w.Err
 	default:
-		p.queuedBytes.Add(-size)
-		return ErrOverloaded
+		return store.Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
 	}
 }
 
-// took counts a proposal out of the queue. Nil, from a queue that is closed and empty, is fine.
-func (p *proposer) took(pr *proposal) *proposal {
-	if pr != nil {
-		p.queuedBytes.Add(-pr.size())
+// entry proposes an entry that stands alone, and returns the machine's response.
+func (p *proposer) entry(ctx context.Context, ent *entry) (any, error) {
+	return p.lone(ctx, &loneEntry{entry: ent, done: make(chan loneAnswer, 1)})
+}
+
+// encoded proposes an entry that is encoded already and carries no shard time, and returns the machine's response.
+func (p *proposer) encoded(ctx context.Context, data []byte) (any, error) {
+	return p.lone(ctx, &loneEntry{encoded: data, done: make(chan loneAnswer, 1)})
+}
+
+// lone proposes an entry and waits for its answer or the context's end, as write does.
+func (p *proposer) lone(ctx context.Context, l *loneEntry) (any, error) {
+	if ctx.Err() != nil {
+		return nil, ErrDeadline
 	}
-	return pr
+	p.mu.Lock()
+	err := p.pushLocked(proposal{alone: l})
+	p.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	p.signal()
+	select {
+	case got := <-l.done:
+		return got.response, got.err
+	case <-ctx.Done():
+	}
+	if l.taken.CompareAndSwap(false, true) {
+		return nil, ErrDeadline
+	}
+	select {
+	case got := <-l.done: // it came at the same moment
+		return got.response, got.err
+	default:
+		return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
+	}
 }
 
 // pack is the first goroutine: queue → entries → raft.
 func (p *proposer) pack() {
 	defer close(p.inFlight)
-	encoder := newEntryEncoder()
-	var held *proposal // taken from the queue, but did not fit into the entry before
-	for {
-		first := held
-		held = nil
-		if first == nil {
-			if first = p.took(<-p.queue); first == nil {
-				return // closed and empty
-			}
+	encoder := new(entryEncoder)
+	for p.await() {
+		f := flights.Get().(*flight)
+		if p.gather(f); f.empty() {
+			f.release() // all had given up
+			continue
 		}
-		var f *flight
-		if f, held = p.gather(first); len(f.callers) > 0 {
-			p.launch(encoder, f)
-		}
+		p.launch(encoder, f)
 	}
 }
 
-// gather packs first and what waits behind it. The flight has no callers if all had given up. held is a proposal
-// that was taken but belongs into the next entry.
-func (p *proposer) gather(first *proposal) (f *flight, held *proposal) {
-	f = &flight{}
-	size := int64(0)
+// await waits until there is something to pack; false: the proposer is closed and all is packed.
+func (p *proposer) await() bool {
+	for !p.more() {
+		p.mu.Lock()
+		over := p.closed && len(p.queue) == 0
+		p.mu.Unlock()
+		if over {
+			return false
+		}
+		<-p.wake
+	}
+	return true
+}
+
+// more reports whether there is something to pack. It takes the queue as a whole, which costs callers and pack one
+// lock for all that waits.
+func (p *proposer) more() bool {
+	if p.next < len(p.batch) {
+		return true
+	}
+	clear(p.batch)
+	p.mu.Lock()
+	p.batch, p.queue = p.queue, p.batch[:0]
+	p.mu.Unlock()
+	p.next = 0
+	return len(p.batch) > 0
+}
+
+// gather fills a flight with what waits: as many mutations as fit into an entry, or one lone entry.
+func (p *proposer) gather(f *flight) {
+	size, looked, lookedBytes := int64(0), 0, int64(0)
 	now := time.Now()
-	for next := first; next != nil; {
-		alone := next.op == nil
-		if len(f.callers) > 0 && (alone || size+next.size() > int64(p.cfg.EntryBytesMax)) {
-			return f, next
+	for p.more() {
+		pr := p.batch[p.next]
+		n := pr.size()
+		if len(f.writes) > 0 && (pr.alone != nil || size+n > int64(p.cfg.EntryBytesMax) || len(f.writes) == p.cfg.EntryOpsMax) {
+			break // it belongs into the next entry
 		}
-		switch {
-		case !next.taken.CompareAndSwap(false, true): // its caller gave up
-		case !next.deadline.IsZero() && now.After(next.deadline):
-			next.answer(proposed{err: ErrDeadline})
-		default:
-			f.add(next)
-			size += next.size()
-			if alone || len(f.callers) == p.cfg.EntryOpsMax {
-				return f, nil
+		p.next++
+		looked++
+		lookedBytes += n
+		if pr.alone != nil {
+			if pr.alone.taken.CompareAndSwap(false, true) {
+				f.alone = pr.alone
+				break
 			}
+			continue // its caller gave up
 		}
-		select {
-		case next = <-p.queue:
-			next = p.took(next)
-		default:
-			next = nil
+		if w := pr.write; w.pack(now) {
+			f.writes = append(f.writes, w)
+			size += n
 		}
 	}
-	return f, nil
+	p.mu.Lock()
+	p.queued -= looked
+	p.queuedBytes -= lookedBytes
+	p.mu.Unlock()
 }
 
-func (f *flight) add(pr *proposal) {
-	f.callers = append(f.callers, pr)
-	switch {
-	case pr.encoded != nil:
-		f.data = pr.encoded
-	case pr.whole != nil:
-		f.ent = pr.whole
-	default:
-		if f.ent == nil {
-			f.ent = &entry{Kind: entryOps}
-		}
-		f.ent.Ops = append(f.ent.Ops, *pr.op)
+// pack takes a write into an entry, unless its time is up or its submitter gave up.
+func (w *Write) pack(now time.Time) bool {
+	if !w.taken.CompareAndSwap(false, true) {
+		return false
 	}
+	if !w.Deadline.IsZero() && now.After(w.Deadline) {
+		w.Err = ErrDeadline
+		giveBack([]*Write{w})
+		return false
+	}
+	return true
 }
 
 // launch stamps and encodes an entry and hands it to raft, waiting for a place in flight.
 func (p *proposer) launch(encoder *entryEncoder, f *flight) {
 	p.launching <- struct{}{}
-	if f.data == nil {
-		p.lastStamp = max(p.lastStamp, f.ent.Time, p.stamp())
-		f.ent.Time = p.lastStamp
-		var err error
-		if f.data, err = encoder.encode(f.ent); err != nil {
-			<-p.launching
-			f.answer(proposed{err: err})
-			return
-		}
+	data, err := p.encode(encoder, f)
+	if err != nil {
+		<-p.launching
+		f.fail(err)
+		f.release()
+		return
 	}
 	p.flying.Add(1)
-	f.future = p.apply(f.data, p.cfg.EnqueueTimeout)
+	f.future = p.apply(data, p.cfg.EnqueueTimeout)
 	<-p.launching
-	f.ent, f.data = nil, nil // raft's log has its own reference
 	p.inFlight <- f
 }
 
-// finish is the second goroutine: raft's futures → callers.
+// encode returns the entry's bytes, which are raft's from then on.
+func (p *proposer) encode(encoder *entryEncoder, f *flight) ([]byte, error) {
+	if f.alone != nil && f.alone.entry == nil {
+		return f.alone.encoded, nil
+	}
+	at := max(p.lastStamp, p.stamp())
+	if f.alone == nil {
+		p.lastStamp = at
+		return encoder.encodeWrites(at, f.writes), nil
+	}
+	f.alone.entry.Time = max(f.alone.entry.Time, at)
+	p.lastStamp = f.alone.entry.Time
+	return encoder.encode(f.alone.entry)
+}
+
+// finish is the second goroutine: raft's futures → receivers.
 func (p *proposer) finish() {
 	for f := range p.inFlight {
 		err := f.future.Error()
 		p.flying.Done()
 		p.refused(err)
 		if err != nil {
-			f.answer(proposed{err: applyError(err)})
-			continue
+			f.fail(applyError(err))
+		} else {
+			f.deliver(f.future.Response())
 		}
-		switch response := f.future.Response().(type) {
-		case halted:
-			f.answer(proposed{err: fmt.Errorf("%w: %w", ErrOutcomeUnknown, response)})
-		case opResults:
-			for i, caller := range f.callers {
-				caller.answer(proposed{result: response[i]})
-			}
-		default:
-			f.answer(proposed{response: response})
-		}
+		f.release()
 	}
 }
 
-func (f *flight) answer(with proposed) {
-	for _, caller := range f.callers {
-		caller.answer(with)
+// deliver hands out the machine's response to an entry that was committed.
+func (f *flight) deliver(response any) {
+	if stopped, ok := response.(halted); ok {
+		f.fail(fmt.Errorf("%w: %w", ErrOutcomeUnknown, stopped))
+		return
 	}
+	if f.alone != nil {
+		f.alone.done <- loneAnswer{response: response}
+		return
+	}
+	for i, result := range response.(opResults) {
+		f.writes[i].Result = result
+	}
+	giveBack(f.writes)
 }
 
 // applyError sorts raft's answer to an entry into the two kinds of failure. The first three are refusals before the

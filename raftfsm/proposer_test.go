@@ -1,9 +1,11 @@
 package raftfsm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -62,8 +64,8 @@ func scriptedProposer(t *testing.T, cfg ProposerConfig) (*proposer, <-chan *scri
 	return newProposer(full.Proposer, apply, stamp, func(error) {}), futures
 }
 
-func setOp(key string) *sessionOp {
-	return &sessionOp{Op: store.Op{Kind: store.OpSet, Key: []byte(key), Value: []byte("v")}}
+func setOp(key string) *Write {
+	return &Write{Op: store.Op{Kind: store.OpSet, Key: []byte(key), Value: []byte("v")}}
 }
 
 type written struct {
@@ -71,10 +73,10 @@ type written struct {
 	err    error
 }
 
-func writeAsync(ctx context.Context, p *proposer, so *sessionOp) <-chan written {
+func writeAsync(ctx context.Context, p *proposer, w *Write) <-chan written {
 	out := make(chan written, 1)
 	go func() {
-		result, err := p.write(ctx, so)
+		result, err := p.write(ctx, w)
 		out <- written{result, err}
 	}()
 	return out
@@ -281,4 +283,150 @@ func TestProposerFullQueue(t *testing.T) {
 			t.Errorf("after close: %v", err)
 		}
 	})
+}
+
+// collector is a Receiver that keeps what it gets, call by call.
+type collector struct {
+	mu    sync.Mutex
+	calls [][]*Write
+}
+
+func (c *collector) Written(writes []*Write) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls = append(c.calls, slices.Clone(writes))
+}
+
+func (c *collector) all() []*Write {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Concat(c.calls...)
+}
+
+// submitted makes writes numbered from one number to another, for one receiver.
+func submitted(to Receiver, from, until uint64) []*Write {
+	var all []*Write
+	for n := from; n < until; n++ {
+		w := setOp(fmt.Sprint(n))
+		w.To, w.Number = to, n
+		all = append(all, w)
+	}
+	return all
+}
+
+// Each write comes back to its receiver once, with its own result, and an entry's writes of one receiver together.
+func TestSubmittedWritesComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, futures := scriptedProposer(t, ProposerConfig{})
+		one, two := &collector{}, &collector{}
+		all := slices.Concat(submitted(one, 0, 10), submitted(two, 10, 15), submitted(one, 15, 20))
+		if n, err := p.submit(all); n != len(all) || err != nil {
+			t.Fatal(n, err)
+		}
+		f := <-futures
+		if len(f.entry.Ops) != len(all) {
+			t.Fatalf("%d operations in the entry, want %d: they were submitted together", len(f.entry.Ops), len(all))
+		}
+		f.commit()
+		synctest.Wait()
+		if got := []int{len(one.calls), len(two.calls)}; !slices.Equal(got, []int{2, 1}) {
+			t.Errorf("%v calls to the receivers, want one for each run of their writes", got)
+		}
+		got := slices.Concat(one.all(), two.all())
+		if len(got) != len(all) {
+			t.Fatalf("%d writes came back, want %d", len(got), len(all))
+		}
+		for _, w := range got {
+			if w.Err != nil || w.Result.Version != store.Version(w.Number+1) {
+				t.Errorf("write %d: %+v, %v", w.Number, w.Result, w.Err)
+			}
+		}
+		p.close()
+	})
+}
+
+// A submitted write whose time is up before it is packed is not done; one that was packed is answered whenever raft does.
+func TestSubmittedWritesExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, futures := scriptedProposer(t, ProposerConfig{InFlightMax: 1})
+		c := &collector{}
+		submit := func(from, until uint64, deadline time.Time) {
+			all := submitted(c, from, until)
+			for _, w := range all {
+				w.Deadline = deadline
+			}
+			if n, err := p.submit(all); n != len(all) || err != nil {
+				t.Fatal(n, err)
+			}
+			synctest.Wait()
+		}
+		var flying []*scriptedFuture
+		for n := range uint64(3) { // the way is full after these
+			submit(n, n+1, time.Now().Add(time.Second))
+			flying = append(flying, <-futures)
+		}
+		submit(3, 5, time.Now().Add(time.Second)) // too late when their turn comes
+		submit(5, 7, time.Time{})                 // without a deadline
+		time.Sleep(2 * time.Second)               // virtual
+		for _, f := range flying {
+			f.commit()
+		}
+		f := <-futures
+		if len(f.entry.Ops) != 2 || string(f.entry.Ops[0].Op.Key) != "5" {
+			t.Errorf("proposed: %+v", f.entry.Ops)
+		}
+		f.fail(raft.ErrLeadershipLost)
+		synctest.Wait()
+		got := c.all()
+		slices.SortFunc(got, func(a, b *Write) int { return cmp.Compare(a.Number, b.Number) })
+		if len(got) != 7 {
+			t.Fatalf("%d writes came back, want 7", len(got))
+		}
+		for i, want := range []error{nil, nil, nil, ErrDeadline, ErrDeadline, ErrOutcomeUnknown, ErrOutcomeUnknown} {
+			if !errors.Is(got[i].Err, want) {
+				t.Errorf("write %d: %v, want %v", i, got[i].Err, want)
+			}
+		}
+		p.close()
+	})
+}
+
+// What does not fit into the queue is refused, by count and by bytes, and what was taken is finished.
+func TestSubmitStopsAtAFullQueue(t *testing.T) {
+	for name, cfg := range map[string]ProposerConfig{
+		"count": {InFlightMax: 1, EntryOpsMax: 1, QueueOpsMax: 4},
+		"bytes": {InFlightMax: 1, EntryOpsMax: 1, QueueBytesMax: 4*(opOverhead+2) + 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, futures := scriptedProposer(t, cfg)
+				c := &collector{}
+				for n := range uint64(3) {
+					if accepted, err := p.submit(submitted(c, n, n+1)); accepted != 1 || err != nil {
+						t.Fatal(accepted, err)
+					}
+					synctest.Wait()
+				}
+				accepted, err := p.submit(submitted(c, 3, 9))
+				if accepted != 4 || !errors.Is(err, ErrOverloaded) {
+					t.Errorf("%d taken, %v; there is room for 4", accepted, err)
+				}
+				for range 3 + 4 {
+					(<-futures).commit()
+					synctest.Wait()
+				}
+				if got := len(c.all()); got != 7 {
+					t.Errorf("%d came back, want 7", got)
+				}
+				if accepted, err := p.submit(submitted(c, 9, 10)); accepted != 1 || err != nil {
+					t.Errorf("the queue is empty again: %d taken, %v", accepted, err)
+				}
+				(<-futures).commit()
+				p.close()
+				if accepted, err := p.submit(submitted(c, 10, 11)); accepted != 0 || !errors.Is(err, ErrStopped) {
+					t.Errorf("after close: %d taken, %v", accepted, err)
+				}
+			})
+		})
+	}
 }

@@ -3,6 +3,7 @@ package raftfsm
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -58,14 +59,25 @@ func (m *shardMachine) now() store.Time {
 	return p.last + store.Time((m.clock.Monotonic()-p.at)/time.Millisecond)
 }
 
+// entries are used again by all machines, for the sake of their lists of operations.
+var entries = sync.Pool{New: func() any { return new(entry) }}
+
+// release gives an entry back. It lets go of the log's bytes, which keys and values are.
+func (ent *entry) release() {
+	clear(ent.Ops)
+	*ent = entry{Ops: ent.Ops[:0]}
+	entries.Put(ent)
+}
+
 // opResults is the response to an entry of ops: one result each, in order.
 type opResults []store.Result
 
 // apply implements machine. Nothing here depends on a clock, a random source or map order, except keepPace,
 // which only leaders' later stamps depend on.
 func (m *shardMachine) apply(_ uint64, data []byte) (any, error) {
-	ent, err := decodeEntry(data)
-	if err != nil {
+	ent := entries.Get().(*entry)
+	defer ent.release()
+	if err := ent.decode(data); err != nil {
 		return nil, err
 	}
 	s := m.store.Load()

@@ -102,7 +102,7 @@ func (h *machineHarness) run(t *testing.T, d *datadriven.TestData) string {
 }
 
 func (h *machineHarness) apply(ent *entry) string {
-	data, err := newEntryEncoder().encode(ent)
+	data, err := new(entryEncoder).encode(ent)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func (h *machineHarness) state() string {
 func TestShardMachinesAgree(t *testing.T) {
 	a := newShardMachine(1, &manualClock{wall: 5})
 	b := newShardMachine(1, &manualClock{wall: 999_999_999_999, mono: time.Hour})
-	encoder := newEntryEncoder()
+	encoder := new(entryEncoder)
 	index := uint64(0)
 	both := func(ent *entry) {
 		data, err := encoder.encode(ent)
@@ -243,7 +243,7 @@ func TestShardMachinesAgree(t *testing.T) {
 // applied it.
 func TestUnknownOpStopsTheReplica(t *testing.T) {
 	m := newShardMachine(1, &manualClock{wall: 5})
-	data, err := newEntryEncoder().encode(&entry{Kind: entryOps, Time: 1, Ops: []sessionOp{{Op: store.Op{Kind: 200, Key: []byte("k")}}}})
+	data, err := new(entryEncoder).encode(&entry{Kind: entryOps, Time: 1, Ops: []sessionOp{{Op: store.Op{Kind: 200, Key: []byte("k")}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func TestSnapshotRefuses(t *testing.T) {
 		{Kind: entryOwn, Time: 10, Ranges: []shard.Range{{From: 0, To: shard.SlotCount}}},
 		{Kind: entryOps, Time: 11, Ops: []sessionOp{{Op: store.Op{Kind: store.OpSet, Key: []byte("k"), Value: []byte("v")}}}},
 	} {
-		data, err := newEntryEncoder().encode(ent)
+		data, err := new(entryEncoder).encode(ent)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,22 +6,18 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	ostrakapb "github.com/ostraka-db/ostraka/proto"
 	"github.com/ostraka-db/ostraka/raftfsm"
 	"github.com/ostraka-db/ostraka/shard"
-	"github.com/ostraka-db/ostraka/store"
 )
 
 // errAnswerFull: a read of a batch was left out, because the values before it filled the answer. Asked again
 // in another batch it finds room: the first value of an answer always does.
 var errAnswerFull = errors.New("the batch's answer is full: ask for the rest again")
-
-// batchWritersMax bounds the goroutines of one batch. Writes of one shard are packed into one log entry only
-// if they are proposed side by side, so it is about what one entry takes under load.
-const batchWritersMax = 256
 
 // Batch implements ostrakapb.KVServer. Its operations are independent: each has its own result, none waits
 // for another, and two on the same key run in an order that is not defined. The batch as a whole fails only
@@ -37,219 +33,165 @@ func (s *kvService) Batch(ctx context.Context, r *ostrakapb.BatchRequest) (*ostr
 	if err := checkClient(r.GetHeader()); err != nil {
 		return nil, err
 	}
-	if _, err := s.admit(ctx); err != nil {
+	b := &batch{ctx: ctx, kv: s, results: make([]*ostrakapb.OpResult, len(r.GetOps())), left: len(r.GetOps()),
+		done: make(chan struct{}), room: answerRoom{max: int64(limits.BatchBytesMax)}}
+	c := newCalls(s, b)
+	if err := c.begin(ctx); err != nil {
 		return nil, err
 	}
-	b := &batch{kv: s, header: r.GetHeader(), results: make([]*ostrakapb.OpResult, len(r.GetOps())),
-		reads: make(map[readGroup][]batchRead), room: answerRoom{max: int64(limits.BatchBytesMax)}}
+	deadline, _ := ctx.Deadline()
 	for i, op := range r.GetOps() {
-		b.add(ctx, i, op)
-	}
-	b.run(ctx)
-	return &ostrakapb.BatchResponse{Results: b.results}, nil
-}
-
-// batch is one running Batch call. add fills it on the call's goroutine; then the jobs run side by side, each
-// of them writing the results of its own operations and no others.
-type batch struct {
-	kv      *kvService
-	header  *ostrakapb.Header
-	results []*ostrakapb.OpResult // one for each operation, in order
-	writes  []func()
-	reads   map[readGroup][]batchRead
-	room    answerRoom
-}
-
-// readGroup is a shard's reads of one level: one confirmation of leadership serves them all.
-type readGroup struct {
-	shard shard.ID
-	level raftfsm.ReadLevel
-}
-
-type batchRead struct {
-	index   int
-	replica replica
-	do      func(shardReader) (*ostrakapb.OpResult, error)
-}
-
-func (b *batch) fail(i int, err error) {
-	b.results[i] = &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Error{Error: b.kv.explain.detail(err)}}
-}
-
-// add sorts one operation in, or fails it at once.
-func (b *batch) add(ctx context.Context, i int, op *ostrakapb.Op) {
-	switch o := op.GetOp().(type) {
-	case *ostrakapb.Op_Get:
-		b.addRead(ctx, i, o.Get.GetKey(), o.Get.GetLevel(), func(from shardReader) (*ostrakapb.OpResult, error) {
-			if b.room.spent() {
-				return nil, errAnswerFull
-			}
-			got, err := from.get(o.Get.GetKey())
-			if err == nil && !b.room.take(len(got.GetValue())) {
-				err = errAnswerFull
-			}
-			return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Get{Get: got}}, err
-		})
-	case *ostrakapb.Op_Ttl:
-		b.addRead(ctx, i, o.Ttl.GetKey(), o.Ttl.GetLevel(), func(from shardReader) (*ostrakapb.OpResult, error) {
-			got, err := from.ttl(o.Ttl.GetKey())
-			return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Ttl{Ttl: got}}, err
-		})
-	default:
-		b.addWrite(ctx, i, op)
-	}
-}
-
-func (b *batch) addRead(ctx context.Context, i int, key []byte, asked ostrakapb.ReadLevel,
-	do func(shardReader) (*ostrakapb.OpResult, error)) {
-	level, err := readLevel(asked)
-	if err == nil {
-		err = b.kv.node.Limits().store().CheckKey(key)
-	}
-	if err != nil {
-		b.fail(i, err)
-		return
-	}
-	id, r, err := b.kv.route(ctx, key)
-	if err != nil {
-		b.fail(i, err)
-		return
-	}
-	group := readGroup{id, level}
-	b.reads[group] = append(b.reads[group], batchRead{index: i, replica: r, do: do})
-}
-
-func (b *batch) addWrite(ctx context.Context, i int, op *ostrakapb.Op) {
-	w, err := batchWriteOf(op)
-	if err == nil && w.op.ReturnPrevious {
-		// The answer's size must be known before anything is written.
-		err = &fieldError{"return_previous", "not offered in a batch"}
-	}
-	var session raftfsm.Session
-	if err == nil {
-		session, err = sessionOf(b.header, w.header)
-	}
-	if err != nil {
-		b.fail(i, err)
-		return
-	}
-	b.writes = append(b.writes, func() {
-		result, err := b.kv.apply(ctx, w.op, session)
-		if err != nil {
-			b.fail(i, err)
-			return
+		if err := b.add(c, i, r.GetHeader(), op, deadline); err != nil {
+			b.refuse(uint64(i), err)
 		}
-		b.results[i] = w.answer(result)
+	}
+	b.writes = c.pending()
+	c.flush()
+	b.finishIf(len(r.GetOps()) == 0)
+	return &ostrakapb.BatchResponse{Results: b.wait()}, nil
+}
+
+// batch is one running Batch call.
+type batch struct {
+	ctx  context.Context
+	kv   *kvService
+	room answerRoom
+	// writes are those that were set going. Each is the group's until it is answered.
+	writes []*raftfsm.Write
+	// reading joins the goroutines that read; panicked is what one of them met.
+	reading  sync.WaitGroup
+	panicked atomic.Pointer[error]
+
+	mu sync.Mutex
+	// results has one for each operation, in order; left counts those that are missing.
+	results []*ostrakapb.OpResult
+	left    int
+	// done is closed, once, when none is missing, or one won't come.
+	done     chan struct{}
+	finished bool
+}
+
+// add sorts one operation in.
+func (b *batch) add(c *calls, i int, client *ostrakapb.Header, op *ostrakapb.Op, deadline time.Time) error {
+	if op.GetSet().GetReturnPrevious() || op.GetDelete().GetReturnPrevious() {
+		// The answer's size must be known before anything is written.
+		return &fieldError{"return_previous", "not offered in a batch"}
+	}
+	_, err := c.add(uint64(i), client, op, deadline, len(b.results)-i)
+	return err
+}
+
+// wait returns the results once all are there, or the caller's time is up: what is missing then is not done if it could
+// still be held back, and unknown if not. A panic of one of the batch's goroutines is raised again on the call's, where
+// gate meets it.
+func (b *batch) wait() []*ostrakapb.OpResult {
+	select {
+	case <-b.done:
+	case <-b.ctx.Done():
+		b.giveUp()
+	}
+	b.reading.Wait()
+	if p := b.panicked.Load(); p != nil {
+		panic(*p)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	results := b.results
+	b.results = nil // what still comes is too late
+	return results
+}
+
+// giveUp answers the writes that nobody waits for any more.
+func (b *batch) giveUp() {
+	for _, w := range b.writes {
+		err := fmt.Errorf("%w: %w", raftfsm.ErrOutcomeUnknown, b.ctx.Err())
+		if w.Withdraw() {
+			err = fmt.Errorf("%w: %w", raftfsm.ErrDeadline, b.ctx.Err())
+		}
+		b.refuse(w.Number, err)
+	}
+}
+
+// put notes an operation's result, unless it has one.
+func (b *batch) put(number uint64, result *ostrakapb.OpResult) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.results == nil || b.results[number] != nil {
+		return
+	}
+	b.results[number] = result
+	b.left--
+	b.finishLocked(b.left == 0)
+}
+
+func (b *batch) finishIf(over bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.finishLocked(over)
+}
+
+func (b *batch) finishLocked(over bool) {
+	if over && !b.finished {
+		b.finished = true
+		close(b.done)
+	}
+}
+
+// refuse implements answers.
+func (b *batch) refuse(number uint64, err error) {
+	b.put(number, &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Error{Error: b.kv.explain.detail(err)}})
+}
+
+// wrote implements answers.
+func (b *batch) wrote(id shard.ID, writes []*raftfsm.Write) {
+	for _, w := range writes {
+		if err := ended(id, w); err != nil {
+			b.refuse(w.Number, err)
+			continue
+		}
+		b.put(w.Number, resultOf(&w.Op, w.Result))
+	}
+}
+
+// read implements answers. The goroutine is joined by wait.
+func (b *batch) read(group *readGroup) {
+	b.reading.Go(func() {
+		defer func() {
+			if p := recover(); p != nil {
+				err := fmt.Errorf("in a batch: %v", p)
+				b.panicked.Store(&err)
+				b.finishIf(true)
+			}
+		}()
+		from, err := openReader(b.ctx, group.shard, group.replica, group.level)
+		for _, r := range group.reads {
+			if err != nil {
+				b.refuse(r.number, err)
+				continue
+			}
+			result, readErr := b.readOne(from, r)
+			if readErr != nil {
+				b.refuse(r.number, readErr)
+				continue
+			}
+			b.put(r.number, result)
+		}
 	})
 }
 
-// run carries everything out and returns when every operation has its result. A panic of one of its
-// goroutines is raised again on the call's, where gate meets it.
-func (b *batch) run(ctx context.Context) {
-	jobs := b.writes
-	for group, reads := range b.reads {
-		jobs = append(jobs, func() { b.read(ctx, group, reads) })
+func (b *batch) readOne(from shardReader, r keyRead) (*ostrakapb.OpResult, error) {
+	if r.valueless {
+		got, err := from.ttl(r.key)
+		return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Ttl{Ttl: got}}, err
 	}
-	if len(jobs) == 1 {
-		jobs[0]()
-		return
+	if b.room.spent() {
+		return nil, errAnswerFull
 	}
-	var taken atomic.Int64
-	var panicked atomic.Pointer[error]
-	var wg sync.WaitGroup
-	for range min(batchWritersMax, len(jobs)) {
-		wg.Go(func() {
-			defer func() {
-				if p := recover(); p != nil {
-					err := fmt.Errorf("in a batch: %v", p)
-					panicked.Store(&err)
-				}
-			}()
-			for i := taken.Add(1); i <= int64(len(jobs)); i = taken.Add(1) {
-				jobs[i-1]()
-			}
-		})
+	got, err := from.get(r.key)
+	if err == nil && !b.room.take(len(got.GetValue())) {
+		err = errAnswerFull
 	}
-	wg.Wait()
-	if p := panicked.Load(); p != nil {
-		panic(*p)
-	}
-}
-
-func (b *batch) read(ctx context.Context, group readGroup, reads []batchRead) {
-	from, err := openReader(ctx, group.shard, reads[0].replica, group.level)
-	for _, r := range reads {
-		if err != nil {
-			b.fail(r.index, err)
-			continue
-		}
-		result, readErr := r.do(from)
-		if readErr != nil {
-			b.fail(r.index, readErr)
-			continue
-		}
-		b.results[r.index] = result
-	}
-}
-
-// batchWrite is one mutation of a batch.
-type batchWrite struct {
-	header *ostrakapb.Header
-	op     *store.Op
-	answer func(store.Result) *ostrakapb.OpResult
-}
-
-func batchWriteOf(op *ostrakapb.Op) (w batchWrite, err error) {
-	switch o := op.GetOp().(type) {
-	case *ostrakapb.Op_Set:
-		w.header = o.Set.GetHeader()
-		w.op, err = setOp(o.Set)
-		w.answer = func(r store.Result) *ostrakapb.OpResult {
-			return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Set{Set: setResponse(w.op, r)}}
-		}
-	case *ostrakapb.Op_Delete:
-		w.header = o.Delete.GetHeader()
-		w.op, err = deleteOp(o.Delete)
-		w.answer = func(r store.Result) *ostrakapb.OpResult {
-			return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Delete{Delete: deleteResponse(w.op, r)}}
-		}
-	case *ostrakapb.Op_CompareAndSet:
-		w.header, w.op = o.CompareAndSet.GetHeader(), compareAndSetOp(o.CompareAndSet)
-		w.answer = func(r store.Result) *ostrakapb.OpResult {
-			return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_CompareAndSet{CompareAndSet: compareAndSetResponse(w.op, r)}}
-		}
-	case *ostrakapb.Op_Increment:
-		w.header, w.op = o.Increment.GetHeader(), incrementOp(o.Increment)
-		w.answer = func(r store.Result) *ostrakapb.OpResult {
-			return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Increment{Increment: incrementResponse(w.op, r)}}
-		}
-	case *ostrakapb.Op_Append:
-		w.header, w.op = o.Append.GetHeader(), appendOp(o.Append)
-		w.answer = func(r store.Result) *ostrakapb.OpResult {
-			return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Append{Append: appendResponse(w.op, r)}}
-		}
-	case *ostrakapb.Op_Expire:
-		w.header = o.Expire.GetHeader()
-		w.op, err = expireOp(o.Expire)
-		w.answer = func(r store.Result) *ostrakapb.OpResult {
-			return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Expire{Expire: expireResponse(w.op, r)}}
-		}
-	case *ostrakapb.Op_Persist:
-		w.header, w.op = o.Persist.GetHeader(), persistOp(o.Persist)
-		w.answer = func(r store.Result) *ostrakapb.OpResult {
-			return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Persist{Persist: persistResponse(w.op, r)}}
-		}
-	case *ostrakapb.Op_Touch:
-		w.header, w.op = o.Touch.GetHeader(), touchOp(o.Touch)
-		w.answer = func(r store.Result) *ostrakapb.OpResult {
-			return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Touch{Touch: touchResponse(w.op, r)}}
-		}
-	case nil:
-		return w, &fieldError{"ops", "an operation is empty, or of a kind this node does not know"}
-	default:
-		return w, fmt.Errorf("%w: operation %T", errUnsupported, o)
-	}
-	return w, err
+	return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Get{Get: got}}, err
 }
 
 // answerRoom bounds the values that one answer carries.

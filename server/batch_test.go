@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"sync"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -187,31 +186,68 @@ func TestBatchAnswerIsBounded(t *testing.T) {
 	}
 }
 
-func TestBatchDropsWhatIsTooLate(t *testing.T) {
+// TestBatchGivesUp: when the caller's time is up, what could still be held back is not done, and the rest is unknown.
+func TestBatchGivesUp(t *testing.T) {
 	node := newFakeNode(t)
 	kv := newKVService(node)
 	replicas := newFakeReplicas(node.m)
 	kv.replicas = replicas
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var first sync.Once
-	for _, r := range replicas {
-		r.beforeWrite = func(context.Context) { first.Do(cancel) } // the caller leaves before any write is done
+	keys := keysOfAllShards(t, node.m, 100)
+	stuck := replicas.of(node.m, keys[0])
+	begun := make(chan struct{}, len(keys))
+	release := make(chan struct{})
+	defer close(release)
+	here := 0
+	for _, k := range keys {
+		if replicas.of(node.m, k) == stuck {
+			here++
+		}
 	}
-	keys := keysOfAllShards(t, node.m, batchWritersMax*3)
+	stuck.beforeWrite = func(context.Context) { begun <- struct{}{}; <-release }
+	for _, r := range replicas {
+		if r != stuck {
+			r.held = release
+		}
+	}
+	go func() {
+		for range here {
+			<-begun
+		}
+		cancel()
+	}()
 	resp, err := kv.Batch(ctx, &ostrakapb.BatchRequest{Ops: setOps(func(int) []byte { return nil }, keys...)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	late := 0
-	for _, r := range resp.GetResults() {
-		if r.GetError().GetReason() == ostrakapb.Reason_REASON_DEADLINE {
-			late++
+	for i, r := range resp.GetResults() {
+		want := ostrakapb.Reason_REASON_DEADLINE
+		if replicas.of(node.m, keys[i]) == stuck {
+			want = ostrakapb.Reason_REASON_OUTCOME_UNKNOWN
+		}
+		if got := r.GetError().GetReason(); got != want {
+			t.Errorf("write %d: %v, want %v", i, got, want)
 		}
 	}
-	// Those whose goroutines ran already may have come through, no others.
-	if least := len(keys) - batchWritersMax; late < least {
-		t.Errorf("%d of %d writes were dropped, want at least %d", late, len(keys), least)
+}
+
+// TestBatchRefusedByOneShard: what a shard does not take is refused, operation by operation.
+func TestBatchRefusedByOneShard(t *testing.T) {
+	f := serve(t, newFakeNode(t))
+	keys := keysOfAllShards(t, f.node.m, 100)
+	full := f.replicas.of(f.node.m, keys[0])
+	full.submitErr = raftfsm.ErrOverloaded
+	for i, r := range batchOf(t, f, setOps(func(int) []byte { return nil }, keys...)...) {
+		refused := f.replicas.of(f.node.m, keys[i]) == full
+		if d := r.GetError(); refused != (d.GetReason() == ostrakapb.Reason_REASON_OVERLOADED) || refused == r.GetSet().GetDone() {
+			t.Errorf("write %d: %v", i, r)
+		}
+	}
+	for id, r := range f.replicas {
+		if r.submits != 1 {
+			t.Errorf("shard %d was given writes %d times for one batch", id, r.submits)
+		}
 	}
 }
 
@@ -219,13 +255,19 @@ func TestBatchDropsWhatIsTooLate(t *testing.T) {
 func TestPanicInBatch(t *testing.T) {
 	f := serve(t, newFakeNode(t))
 	for _, r := range f.replicas {
-		r.beforeWrite = func(context.Context) { panic("as the test wants") }
+		r.getPanics = true
 	}
 	keys := keysOfAllShards(t, f.node.m, 100)
 	for _, n := range []int{1, len(keys)} {
-		_, err := f.kv.Batch(t.Context(), &ostrakapb.BatchRequest{Ops: setOps(func(int) []byte { return nil }, keys[:n]...)})
+		_, err := f.kv.Batch(t.Context(), &ostrakapb.BatchRequest{Ops: getOps(0, keys[:n]...)})
 		if status.Code(err) != codes.Internal || detailOf(t, err).GetOutcome() != outcomeUnknown {
 			t.Errorf("batch of %d: %v", n, err)
 		}
+	}
+}
+
+func TestEmptyBatch(t *testing.T) {
+	if got := batchOf(t, serve(t, newFakeNode(t))); len(got) != 0 {
+		t.Errorf("%v", got)
 	}
 }

@@ -102,9 +102,15 @@ type fakeReplica struct {
 	writeErr error
 	readErr  error // of linearizable reads, before anything is read
 	getErr   error
+	// getPanics makes every Get panic.
+	getPanics bool
 	// beforeWrite runs, without mu, at the start of each write.
 	beforeWrite func(context.Context)
+	// submitErr refuses what is submitted; held keeps it from being taken until it is closed.
+	submitErr error
+	held      chan struct{}
 
+	submits  int
 	reads    int
 	sessions []raftfsm.Session
 	ops      []store.Op
@@ -122,13 +128,30 @@ func newFakeReplica(id shard.ID, ranges []shard.Range) *fakeReplica {
 		Leader: "n1", Term: 2, Commit: 10, Applied: 9, Last: 11, Voter: true, Restarts: 1, Keys: 3, Bytes: 100}}
 }
 
-func (r *fakeReplica) Submit(op *store.Op, session raftfsm.Session, deadline time.Time, done func(store.Result, error)) error {
-	go func() {
-		ctx, cancel := context.WithDeadline(context.Background(), deadline)
-		defer cancel()
-		done(r.Write(ctx, op, session))
-	}()
-	return nil
+// Submit carries each write out on a goroutine of its own, as far as held lets it.
+func (r *fakeReplica) Submit(writes []*raftfsm.Write) (int, error) {
+	r.mu.Lock()
+	submitErr, held := r.submitErr, r.held
+	r.submits++
+	r.mu.Unlock()
+	if submitErr != nil {
+		return 0, submitErr
+	}
+	for _, w := range slices.Clone(writes) {
+		go func() {
+			if held != nil {
+				<-held
+			}
+			if !w.Withdraw() { // takes it, as packing does
+				return
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			w.Result, w.Err = r.Write(ctx, &w.Op, w.Session)
+			w.To.Written([]*raftfsm.Write{w})
+		}()
+	}
+	return len(writes), nil
 }
 
 func (r *fakeReplica) Write(ctx context.Context, op *store.Op, session raftfsm.Session) (store.Result, error) {
@@ -151,13 +174,14 @@ func (r *fakeReplica) read(_ context.Context, level raftfsm.ReadLevel) (reader, 
 	if r.readErr != nil && level == raftfsm.Linearizable {
 		return nil, r.readErr
 	}
-	return fakeReader{r.store, r.getErr}, nil
+	return fakeReader{r.store, r.getErr, r.getPanics}, nil
 }
 
 type fakeReader struct {
 	store *store.Store
 	// getErr is the answer to every Get and Peek.
-	getErr error
+	getErr    error
+	getPanics bool
 }
 
 func (r fakeReader) Peek(key []byte) (store.Meta, bool, error) {
@@ -166,6 +190,9 @@ func (r fakeReader) Peek(key []byte) (store.Meta, bool, error) {
 }
 
 func (r fakeReader) Get(key, dst []byte) ([]byte, store.Meta, bool, error) {
+	if r.getPanics {
+		panic("as the test wants")
+	}
 	if r.getErr != nil {
 		return dst, store.Meta{}, false, r.getErr
 	}

@@ -45,86 +45,67 @@ func newKVService(node nodeView) *kvService {
 
 // Set implements ostrakapb.KVServer.
 func (s *kvService) Set(ctx context.Context, r *ostrakapb.SetRequest) (*ostrakapb.SetResponse, error) {
-	op, err := setOp(r)
-	return write(ctx, s, r.GetHeader(), op, err, setResponse)
+	return write(ctx, s, r, setOp, setResponse)
 }
 
 // Delete implements ostrakapb.KVServer.
 func (s *kvService) Delete(ctx context.Context, r *ostrakapb.DeleteRequest) (*ostrakapb.DeleteResponse, error) {
-	op, err := deleteOp(r)
-	return write(ctx, s, r.GetHeader(), op, err, deleteResponse)
+	return write(ctx, s, r, deleteOp, deleteResponse)
 }
 
 // CompareAndSet implements ostrakapb.KVServer.
 func (s *kvService) CompareAndSet(ctx context.Context, r *ostrakapb.CompareAndSetRequest) (*ostrakapb.CompareAndSetResponse, error) {
-	return write(ctx, s, r.GetHeader(), compareAndSetOp(r), nil, compareAndSetResponse)
+	return write(ctx, s, r, compareAndSetOp, compareAndSetResponse)
 }
 
 // Increment implements ostrakapb.KVServer.
 func (s *kvService) Increment(ctx context.Context, r *ostrakapb.IncrementRequest) (*ostrakapb.IncrementResponse, error) {
-	return write(ctx, s, r.GetHeader(), incrementOp(r), nil, incrementResponse)
+	return write(ctx, s, r, incrementOp, incrementResponse)
 }
 
 // Append implements ostrakapb.KVServer.
 func (s *kvService) Append(ctx context.Context, r *ostrakapb.AppendRequest) (*ostrakapb.AppendResponse, error) {
-	return write(ctx, s, r.GetHeader(), appendOp(r), nil, appendResponse)
+	return write(ctx, s, r, appendOp, appendResponse)
 }
 
 // Expire implements ostrakapb.KVServer.
 func (s *kvService) Expire(ctx context.Context, r *ostrakapb.ExpireRequest) (*ostrakapb.ExpireResponse, error) {
-	op, err := expireOp(r)
-	return write(ctx, s, r.GetHeader(), op, err, expireResponse)
+	return write(ctx, s, r, expireOp, expireResponse)
 }
 
 // Persist implements ostrakapb.KVServer.
 func (s *kvService) Persist(ctx context.Context, r *ostrakapb.PersistRequest) (*ostrakapb.PersistResponse, error) {
-	return write(ctx, s, r.GetHeader(), persistOp(r), nil, persistResponse)
+	return write(ctx, s, r, persistOp, persistResponse)
 }
 
 // Touch implements ostrakapb.KVServer.
 func (s *kvService) Touch(ctx context.Context, r *ostrakapb.TouchRequest) (*ostrakapb.TouchResponse, error) {
-	return write(ctx, s, r.GetHeader(), touchOp(r), nil, touchResponse)
+	return write(ctx, s, r, touchOp, touchResponse)
 }
 
-// write carries one mutation out and translates its result. opErr is what was wrong with the request already.
-func write[R any](ctx context.Context, s *kvService, h *ostrakapb.Header, op *store.Op, opErr error,
-	response func(*store.Op, store.Result) R) (answer R, err error) {
-	if opErr != nil {
-		return answer, opErr
+// write carries one mutation out and translates its result.
+func write[Q interface{ GetHeader() *ostrakapb.Header }, R any](ctx context.Context, s *kvService, request Q,
+	fill func(*store.Op, Q) error, response func(*store.Op, store.Result) R) (answer R, err error) {
+	op := new(store.Op)
+	if err := fill(op, request); err != nil {
+		return answer, err
 	}
-	session, err := sessionOf(h, h)
+	session, err := sessionOf(request.GetHeader(), request.GetHeader())
 	if err != nil {
 		return answer, err
 	}
-	result, err := s.apply(ctx, op, session)
-	if err != nil {
+	if err := s.check(op); err != nil {
 		return answer, err
 	}
-	return response(op, result), nil
-}
-
-// apply checks, routes and carries out one mutation. A lost condition and a missing key are results.
-func (s *kvService) apply(ctx context.Context, op *store.Op, session raftfsm.Session) (store.Result, error) {
-	id, r, err := s.prepare(ctx, op)
+	id, r, err := s.route(ctx, op.Key)
 	if err != nil {
-		return store.Result{}, err
+		return answer, err
 	}
 	result, err := r.Write(ctx, op, session)
 	if err := settled(id, op, result, err); err != nil {
-		return store.Result{}, err
+		return answer, err
 	}
-	return result, nil
-}
-
-// prepare checks and routes one mutation.
-func (s *kvService) prepare(ctx context.Context, op *store.Op) (shard.ID, replica, error) {
-	limits := s.node.Limits()
-	if err := checkOp(op, limits.store()); err != nil {
-		return 0, nil, err
-	}
-	// The leader's limit travels with the op: an append must end the same on every replica.
-	op.ValueBytesMax = limits.ValueBytesMax
-	return s.route(ctx, op.Key)
+	return response(op, result), nil
 }
 
 // Get implements ostrakapb.KVServer.
@@ -187,16 +168,32 @@ func readFailed(id shard.ID, err error) error {
 	return &shardError{shard: id, err: err}
 }
 
-func (r shardReader) get(key []byte) (*ostrakapb.GetResponse, error) {
-	value, meta, ok, err := r.from.Get(key, nil)
+// found is what a key holds. value has its bytes even where nothing was found.
+type found struct {
+	found     bool
+	value     []byte
+	version   uint64
+	ttlMillis int64
+}
+
+// lookUp reads a key; its value goes to dst's room.
+func (r shardReader) lookUp(key, dst []byte) (found, error) {
+	value, meta, ok, err := r.from.Get(key, dst)
 	if err != nil {
-		return nil, readFailed(r.shard, err)
+		return found{}, readFailed(r.shard, err)
 	}
 	if !ok {
-		return &ostrakapb.GetResponse{}, nil
+		return found{value: value}, nil
 	}
-	return &ostrakapb.GetResponse{Found: true, Value: value, Version: uint64(meta.Version),
-		TtlMs: r.from.TTL(meta).Milliseconds()}, nil
+	return found{found: true, value: value, version: uint64(meta.Version), ttlMillis: r.from.TTL(meta).Milliseconds()}, nil
+}
+
+func (r shardReader) get(key []byte) (*ostrakapb.GetResponse, error) {
+	got, err := r.lookUp(key, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &ostrakapb.GetResponse{Found: got.found, Value: got.value, Version: got.version, TtlMs: got.ttlMillis}, nil
 }
 
 func (r shardReader) ttl(key []byte) (*ostrakapb.TTLResponse, error) {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
+	ostrakapb "github.com/ostraka-db/ostraka/proto"
 	"github.com/ostraka-db/ostraka/raftfsm/transport"
 	"github.com/ostraka-db/ostraka/store"
 )
@@ -160,6 +161,7 @@ func serverOptions(node nodeView, m *metrics, logger *slog.Logger) []grpc.Server
 	g := &gate{limits: l, explain: explainer{node}, metrics: m, logger: logger}
 	messageMax := max(l.messageBytesMax(), transport.MessageBytesMax)
 	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(ostrakapb.PipelineCodec{}),
 		grpc.MaxRecvMsgSize(messageMax),
 		grpc.MaxSendMsgSize(messageMax),
 		grpc.MaxHeaderListSize(headerBytesMax),

@@ -59,7 +59,7 @@ type replicaSet interface {
 // replica is one shard's replica on this node, as raftfsm.Group offers it.
 type replica interface {
 	Write(ctx context.Context, op *store.Op, session raftfsm.Session) (store.Result, error)
-	Submit(op *store.Op, session raftfsm.Session, deadline time.Time, done func(store.Result, error)) error
+	Submit(writes []*raftfsm.Write) (accepted int, err error)
 	read(ctx context.Context, level raftfsm.ReadLevel) (reader, error)
 }
 

@@ -110,21 +110,23 @@ func refusal(op *store.Op, r store.Result) error {
 // ttlMillisMax is what a time.Duration holds, some 292 years: answers give a TTL back as one.
 const ttlMillisMax = math.MaxInt64 / int64(time.Millisecond)
 
-func setOp(r *ostrakapb.SetRequest) (*store.Op, error) {
-	op := &store.Op{Kind: store.OpSet, Key: r.GetKey(), Value: r.GetValue(), TTL: r.GetTtlMs(), KeepTTL: r.GetKeepTtl(),
-		ReturnPrevious: r.GetReturnPrevious()}
+// The next ones fill in an operation that is zero.
+
+func setOp(op *store.Op, r *ostrakapb.SetRequest) error {
+	op.Kind, op.Key, op.Value, op.TTL, op.KeepTTL = store.OpSet, r.GetKey(), r.GetValue(), r.GetTtlMs(), r.GetKeepTtl()
+	op.ReturnPrevious = r.GetReturnPrevious()
 	switch {
 	case op.TTL < 0 || op.TTL > ttlMillisMax:
-		return nil, &fieldError{"ttl_ms", fmt.Sprintf("want 0 to %d, got %d", ttlMillisMax, op.TTL)}
+		return &fieldError{"ttl_ms", fmt.Sprintf("want 0 to %d, got %d", ttlMillisMax, op.TTL)}
 	case op.TTL != 0 && op.KeepTTL:
-		return nil, &fieldError{"keep_ttl", "contradicts ttl_ms"}
+		return &fieldError{"keep_ttl", "contradicts ttl_ms"}
 	}
-	return op, setCondition(op, r.GetCondition())
+	return setCondition(op, r.GetCondition())
 }
 
-func deleteOp(r *ostrakapb.DeleteRequest) (*store.Op, error) {
-	op := &store.Op{Kind: store.OpDelete, Key: r.GetKey(), ReturnPrevious: r.GetReturnPrevious()}
-	return op, setCondition(op, r.GetCondition())
+func deleteOp(op *store.Op, r *ostrakapb.DeleteRequest) error {
+	op.Kind, op.Key, op.ReturnPrevious = store.OpDelete, r.GetKey(), r.GetReturnPrevious()
+	return setCondition(op, r.GetCondition())
 }
 
 func setCondition(op *store.Op, c *ostrakapb.Condition) error {
@@ -149,31 +151,37 @@ func setCondition(op *store.Op, c *ostrakapb.Condition) error {
 	return nil
 }
 
-func compareAndSetOp(r *ostrakapb.CompareAndSetRequest) *store.Op {
-	return &store.Op{Kind: store.OpCompareAndSet, Key: r.GetKey(), Old: r.GetOld(), Value: r.GetNew()}
+func compareAndSetOp(op *store.Op, r *ostrakapb.CompareAndSetRequest) error {
+	op.Kind, op.Key, op.Old, op.Value = store.OpCompareAndSet, r.GetKey(), r.GetOld(), r.GetNew()
+	return nil
 }
 
-func incrementOp(r *ostrakapb.IncrementRequest) *store.Op {
-	return &store.Op{Kind: store.OpIncrement, Key: r.GetKey(), Delta: r.GetDelta()}
+func incrementOp(op *store.Op, r *ostrakapb.IncrementRequest) error {
+	op.Kind, op.Key, op.Delta = store.OpIncrement, r.GetKey(), r.GetDelta()
+	return nil
 }
 
-func appendOp(r *ostrakapb.AppendRequest) *store.Op {
-	return &store.Op{Kind: store.OpAppend, Key: r.GetKey(), Value: r.GetValue()}
+func appendOp(op *store.Op, r *ostrakapb.AppendRequest) error {
+	op.Kind, op.Key, op.Value = store.OpAppend, r.GetKey(), r.GetValue()
+	return nil
 }
 
-func expireOp(r *ostrakapb.ExpireRequest) (*store.Op, error) {
+func expireOp(op *store.Op, r *ostrakapb.ExpireRequest) error {
 	if ttl := r.GetTtlMs(); ttl < 1 || ttl > ttlMillisMax {
-		return nil, &fieldError{"ttl_ms", fmt.Sprintf("want 1 to %d, got %d", ttlMillisMax, ttl)}
+		return &fieldError{"ttl_ms", fmt.Sprintf("want 1 to %d, got %d", ttlMillisMax, ttl)}
 	}
-	return &store.Op{Kind: store.OpExpire, Key: r.GetKey(), TTL: r.GetTtlMs()}, nil
+	op.Kind, op.Key, op.TTL = store.OpExpire, r.GetKey(), r.GetTtlMs()
+	return nil
 }
 
-func persistOp(r *ostrakapb.PersistRequest) *store.Op {
-	return &store.Op{Kind: store.OpPersist, Key: r.GetKey()}
+func persistOp(op *store.Op, r *ostrakapb.PersistRequest) error {
+	op.Kind, op.Key = store.OpPersist, r.GetKey()
+	return nil
 }
 
-func touchOp(r *ostrakapb.TouchRequest) *store.Op {
-	return &store.Op{Kind: store.OpTouch, Key: r.GetKey()}
+func touchOp(op *store.Op, r *ostrakapb.TouchRequest) error {
+	op.Kind, op.Key = store.OpTouch, r.GetKey()
+	return nil
 }
 
 func setResponse(op *store.Op, r store.Result) *ostrakapb.SetResponse {
