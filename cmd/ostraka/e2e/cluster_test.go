@@ -176,7 +176,7 @@ func TestBootstrap(t *testing.T) {
 
 	// One of the nodes is away: nothing that can't be finished happens.
 	kill(t, n[2])
-	status, _, stderr = ostraka(t, "", "cluster", "bootstrap", "--nodes", spec(n[:3]...), "--shards", "3", "--timeout", "3s")
+	status, _, stderr = ostraka(t, "", "cluster", "bootstrap", "--nodes", spec(n[:3]...), "--shards", "3", "--timeout", "10s")
 	if status == 0 || !strings.Contains(stderr, n[2].ID) {
 		t.Errorf("bootstrap with a node away: status %d, %q", status, stderr)
 	}
