@@ -52,7 +52,7 @@ func compare(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "compare: %s\nRun it with -help for all flags.\n", usage.message)
 		return exitUsage
 	case err != nil && ctx.Err() != nil:
-		fmt.Fprintln(stderr, "compare: interrupted; all nodes have been ended")
+		fmt.Fprintf(stderr, "compare: interrupted (%v); all nodes have been ended\n", context.Cause(ctx))
 		return exitError
 	case err != nil:
 		fmt.Fprintf(stderr, "compare: %v\n", err)
