@@ -25,9 +25,6 @@ const (
 	// connectTimeout bounds one try to connect, redialMax the pause between tries.
 	connectTimeout = 2 * time.Second
 	redialMax      = time.Second
-	// beatMin and beatMax bound how often a pipeline looks whose patience is over.
-	beatMin = time.Millisecond
-	beatMax = 50 * time.Millisecond
 	// messageBytesMax bounds an answer. The server's own limits are lower: this keeps a broken peer from
 	// taking all memory.
 	messageBytesMax = 256 << 20
@@ -37,10 +34,8 @@ const (
 type node struct {
 	address string
 	conn    *grpc.ClientConn
-	kv      ostrakapb.KVClient
-	// pipeline carries the small operations.
-	pipeline *pipeline
-	admin    ostrakapb.AdminClient
+	kv      *pipelined
+	admin   ostrakapb.AdminClient
 	// suspectUntil is a Unix time in nanoseconds up to which other nodes are preferred; 0: trusted.
 	suspectUntil atomic.Int64
 }
@@ -48,7 +43,7 @@ type node struct {
 // close ends the calls under way.
 func (n *node) close() {
 	n.conn.Close()
-	n.pipeline.close()
+	n.kv.close()
 }
 
 func (n *node) suspect() { n.suspectUntil.Store(time.Now().Add(suspectFor).UnixNano()) }
@@ -69,9 +64,6 @@ func (n *node) trust() {
 // new map costs no connections.
 type pool struct {
 	options []grpc.DialOption
-	// header and beat are for the nodes' pipelines. Without a header there must be no calls over them.
-	header func() *ostrakapb.Header
-	beat   time.Duration
 
 	mu     sync.Mutex
 	nodes  map[string]*node
@@ -95,8 +87,7 @@ func newPool(cfg *config) *pool {
 	if cfg.dialer != nil {
 		options = append(options, grpc.WithContextDialer(cfg.dialer))
 	}
-	return &pool{options: options, nodes: make(map[string]*node),
-		beat: min(max(min(cfg.attemptTimeout, cfg.timeout)/10, beatMin), beatMax)}
+	return &pool{options: options, nodes: make(map[string]*node)}
 }
 
 // node returns the node of an address, known or new. It connects to nothing yet.
@@ -116,10 +107,9 @@ func (p *pool) node(address string) (*node, error) {
 	n := &node{
 		address: address,
 		conn:    conn,
-		kv:      ostrakapb.NewKVClient(conn),
+		kv:      newPipelined(ostrakapb.NewKVClient(conn)),
 		admin:   ostrakapb.NewAdminClient(conn),
 	}
-	n.pipeline = &pipeline{kv: n.kv, header: p.header, beat: p.beat, suspect: func(sr *shardRoute) { doubt(n, sr) }}
 	p.nodes[address] = n
 	return n, nil
 }
