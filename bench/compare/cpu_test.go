@@ -100,7 +100,7 @@ func TestCountingSystemCalls(t *testing.T) {
 	for _, c := range []struct {
 		perNode []int
 		want    bool
-	}{{[]int{20, 20, 0}, true}, {[]int{0, 25, 20}, true}, {[]int{60, 19, 19}, false}, {nil, false}} {
+	}{{[]int{20, 20, 0}, true}, {[]int{0, 25, 20}, true}, {[]int{19, 20, 1}, true}, {[]int{60, 19, 0}, false}, {[]int{20, 19, 0}, false}, {nil, false}} {
 		if got := (syncCount{Counted: true, Writes: 20, PerNode: c.perNode}).onMajority(); got != c.want {
 			t.Errorf("%v: %v", c.perNode, got)
 		}

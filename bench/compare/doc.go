@@ -15,6 +15,13 @@
 //
 // A read is linearizable in etcd and Ostraka. Redis has no such read: GET asks the primary, which may have been replaced.
 //
+// # The clients
+//
+// etcd's and Ostraka's clients carry all callers over few connections; Ostraka's also joins calls that wait at the same time
+// into one message. Redis gets a connection for each caller, as pools of its common clients do. With -redis-client joined its
+// calls are joined too: then it does two to three times the writes and many times the reads, and a claim about the servers
+// alone must be made against that.
+//
 // # How
 //
 // A cell is a workload and a number of callers. In each round every cell is measured once for each system, one system
