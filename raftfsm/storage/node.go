@@ -288,25 +288,19 @@ func (n *Node) snapshotDir(group shard.ID) string {
 	return filepath.Join(n.cfg.Dir, snapDir, fmt.Sprint(uint32(group)))
 }
 
-// write runs a log or record write. After a failed sync the kernel may have dropped the pages and call the
-// next sync a success, so no write is tried again: the node fails for good.
+// write runs a log or record write, and ends the node if it takes too long.
 func (n *Node) write(what string, do func() error) error {
-	if err := n.failure(); err != nil {
-		return err
-	}
-	watchdog := time.AfterFunc(n.cfg.StallMax, func() {
-		n.fail(fmt.Errorf("%w: %s has taken over %s", ErrStalled, what, n.cfg.StallMax))
+	return n.checked(what, func() error {
+		watchdog := time.AfterFunc(n.cfg.StallMax, func() {
+			n.fail(fmt.Errorf("%w: %s has taken over %s", ErrStalled, what, n.cfg.StallMax))
+		})
+		defer watchdog.Stop()
+		return do()
 	})
-	err := do()
-	watchdog.Stop()
-	if err != nil {
-		return n.fail(fmt.Errorf("%s: %w", what, err))
-	}
-	// A write that came back after the watchdog had given up must not be answered either.
-	return n.failure()
 }
 
-// checked is write for what is watched elsewhere.
+// checked runs a write whose time is watched elsewhere. After a failed sync the kernel may have dropped the pages and call
+// the next sync a success, so no write is tried again: the node fails for good.
 func (n *Node) checked(what string, do func() error) error {
 	if err := n.failure(); err != nil {
 		return err
@@ -314,6 +308,7 @@ func (n *Node) checked(what string, do func() error) error {
 	if err := do(); err != nil {
 		return n.fail(fmt.Errorf("%s: %w", what, err))
 	}
+	// A write that came back after the watchdog had given up must not be answered either.
 	return n.failure()
 }
 
