@@ -105,10 +105,10 @@ const asideSuffix = ".aside"
 func WriteFileAtomic(fsys FS, path string, data []byte) error {
 	aside := path + asideSuffix
 	if err := writeSynced(fsys, aside, data); err != nil {
-		return errors.Join(err, removeIfThere(fsys, aside))
+		return errors.Join(err, RemoveIfThere(fsys, aside))
 	}
 	if err := fsys.Rename(aside, path); err != nil {
-		return errors.Join(err, removeIfThere(fsys, aside))
+		return errors.Join(err, RemoveIfThere(fsys, aside))
 	}
 	return fsys.SyncDir(filepath.Dir(path))
 }
@@ -124,7 +124,8 @@ func writeSynced(fsys FS, path string, data []byte) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-func removeIfThere(fsys FS, path string) error {
+// RemoveIfThere removes a file that may be missing. The directory is not synced.
+func RemoveIfThere(fsys FS, path string) error {
 	if err := fsys.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -3,8 +3,6 @@ package storage
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"runtime/debug"
 	"time"
@@ -79,7 +77,7 @@ func (b *boltBackend) openEntries(who identity) (entryStore, error) {
 
 func (b *boltBackend) removeEntries(who identity) error {
 	path := b.entriesPath(who)
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := disk.RemoveIfThere(disk.OS{}, path); err != nil {
 		return err
 	}
 	return disk.OS{}.SyncDir(filepath.Dir(path))

@@ -3,7 +3,6 @@ package storage
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/hashicorp/raft"
 
@@ -86,9 +85,5 @@ func (k *snapshotSink) Cancel() error {
 }
 
 func (k *snapshotSink) removeAside() error {
-	err := k.snapshots.node.cfg.FS.Remove(k.aside())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it has its name already
-	}
-	return err
+	return disk.RemoveIfThere(k.snapshots.node.cfg.FS, k.aside()) // it may have its name already
 }

@@ -372,7 +372,7 @@ func (s *Snapshots) dropUnreachable(first, last uint64) {
 func (s *Snapshots) removeFiles(files []snapshotFile) {
 	for _, f := range files {
 		path := s.path(f.snapshotName)
-		if err := s.node.cfg.FS.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := disk.RemoveIfThere(s.node.cfg.FS, path); err != nil {
 			s.node.cfg.Logger.Warn("an old snapshot can't be removed", "path", path, "error", err)
 		}
 	}

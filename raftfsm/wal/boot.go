@@ -58,7 +58,7 @@ func removeDurably(fsys disk.FS, path string) error {
 	if _, err := fsys.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := removeIfThere(fsys, path); err != nil {
+	if err := disk.RemoveIfThere(fsys, path); err != nil {
 		return err
 	}
 	return fsys.SyncDir(filepath.Dir(path))

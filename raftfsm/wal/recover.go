@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
@@ -322,12 +321,4 @@ func (l *Log) begin(sequence uint64) error {
 		l.summarizeLocked()
 		return nil
 	}
-}
-
-// removeIfThere removes a file that may be missing.
-func removeIfThere(fsys disk.FS, path string) error {
-	if err := fsys.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }

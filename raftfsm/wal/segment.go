@@ -108,7 +108,7 @@ func (l *Log) createSegment(head segmentHead, zeroed bool) (*segment, error) {
 		err = l.name(file, head, aside, path)
 	}
 	if err != nil {
-		return nil, errors.Join(err, file.Close(), removeIfThere(l.cfg.FS, aside))
+		return nil, errors.Join(err, file.Close(), disk.RemoveIfThere(l.cfg.FS, aside))
 	}
 	return newSegment(head, path, file), nil
 }
