@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"time"
@@ -85,33 +86,26 @@ type ReapConfig struct {
 	EntriesMax int
 }
 
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}
-
 func (c *Config) withDefaults() (Config, error) {
 	d := *c
-	setDefault(&d.Timing.Election, time.Second)
-	setDefault(&d.Timing.LeaderLease, d.Timing.Election/2)
-	setDefault(&d.Timing.Commit, 500*time.Millisecond)
-	setDefault(&d.Proposer.QueueOpsMax, 4096)
-	setDefault(&d.Proposer.QueueBytesMax, 64<<20)
-	setDefault(&d.Proposer.EntryBytesMax, 128<<10)
-	setDefault(&d.Proposer.EntryOpsMax, 1024)
-	setDefault(&d.Proposer.InFlightMax, 4)
-	setDefault(&d.Proposer.EnqueueTimeout, 2*time.Second)
-	setDefault(&d.Snapshots.LogBytes, 64<<20)
-	setDefault(&d.Snapshots.TrailingEntries, 100)
-	setDefault(&d.Snapshots.LogEntries, 200_000)
-	setDefault(&d.Snapshots.BytesPerSecond, 64<<20)
-	setDefault(&d.Snapshots.Parallel, 1)
-	setDefault(&d.Snapshots.CheckEvery, time.Second)
-	setDefault(&d.Reaping.Every, 100*time.Millisecond)
-	setDefault(&d.Reaping.KeysMax, 256)
-	setDefault(&d.Reaping.EntriesMax, 8)
+	d.Timing.Election = cmp.Or(d.Timing.Election, time.Second)
+	d.Timing.LeaderLease = cmp.Or(d.Timing.LeaderLease, d.Timing.Election/2)
+	d.Timing.Commit = cmp.Or(d.Timing.Commit, 500*time.Millisecond)
+	d.Proposer.QueueOpsMax = cmp.Or(d.Proposer.QueueOpsMax, 4096)
+	d.Proposer.QueueBytesMax = cmp.Or(d.Proposer.QueueBytesMax, 64<<20)
+	d.Proposer.EntryBytesMax = cmp.Or(d.Proposer.EntryBytesMax, 128<<10)
+	d.Proposer.EntryOpsMax = cmp.Or(d.Proposer.EntryOpsMax, 1024)
+	d.Proposer.InFlightMax = cmp.Or(d.Proposer.InFlightMax, 4)
+	d.Proposer.EnqueueTimeout = cmp.Or(d.Proposer.EnqueueTimeout, 2*time.Second)
+	d.Snapshots.LogBytes = cmp.Or(d.Snapshots.LogBytes, 64<<20)
+	d.Snapshots.TrailingEntries = cmp.Or(d.Snapshots.TrailingEntries, 100)
+	d.Snapshots.LogEntries = cmp.Or(d.Snapshots.LogEntries, 200_000)
+	d.Snapshots.BytesPerSecond = cmp.Or(d.Snapshots.BytesPerSecond, 64<<20)
+	d.Snapshots.Parallel = cmp.Or(d.Snapshots.Parallel, 1)
+	d.Snapshots.CheckEvery = cmp.Or(d.Snapshots.CheckEvery, time.Second)
+	d.Reaping.Every = cmp.Or(d.Reaping.Every, 100*time.Millisecond)
+	d.Reaping.KeysMax = cmp.Or(d.Reaping.KeysMax, 256)
+	d.Reaping.EntriesMax = cmp.Or(d.Reaping.EntriesMax, 8)
 	if d.Clock == nil {
 		d.Clock = NewSystemClock()
 	}

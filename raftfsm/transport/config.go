@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,23 +71,16 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}
-
 func (c Config) withDefaults() (Config, error) {
-	setDefault(&c.HeartbeatGather, 20*time.Millisecond)
-	setDefault(&c.AppendTimeout, 10*time.Second)
-	setDefault(&c.VoteTimeout, 2*time.Second)
-	setDefault(&c.SnapshotProgressTimeout, 30*time.Second)
-	setDefault(&c.DialTimeout, 2*time.Second)
-	setDefault(&c.RedialMax, time.Second)
-	setDefault(&c.Pulse, time.Second)
-	setDefault(&c.FrameBytesMax, 1<<20)
-	setDefault(&c.QueueMessagesMax, 4096)
+	c.HeartbeatGather = cmp.Or(c.HeartbeatGather, 20*time.Millisecond)
+	c.AppendTimeout = cmp.Or(c.AppendTimeout, 10*time.Second)
+	c.VoteTimeout = cmp.Or(c.VoteTimeout, 2*time.Second)
+	c.SnapshotProgressTimeout = cmp.Or(c.SnapshotProgressTimeout, 30*time.Second)
+	c.DialTimeout = cmp.Or(c.DialTimeout, 2*time.Second)
+	c.RedialMax = cmp.Or(c.RedialMax, time.Second)
+	c.Pulse = cmp.Or(c.Pulse, time.Second)
+	c.FrameBytesMax = cmp.Or(c.FrameBytesMax, 1<<20)
+	c.QueueMessagesMax = cmp.Or(c.QueueMessagesMax, 4096)
 	if c.Address == nil {
 		c.Address = func() string { return "" }
 	}

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,13 +92,6 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}
-
 // PayloadBytesMax bounds an entry's data and extensions together, and a record's name and value.
 const PayloadBytesMax = 1 << 30
 
@@ -111,12 +105,12 @@ func (c Config) withDefaults() (Config, error) {
 	if c.BootID == nil {
 		c.BootID = kernelBootID
 	}
-	setDefault(&c.SegmentBytes, 32<<20)
-	setDefault(&c.SyncEvery, 100*time.Millisecond)
-	setDefault(&c.GatherMax, 100*time.Microsecond)
-	setDefault(&c.PendingBytesMax, 64<<20)
-	setDefault(&c.SlowMax, 2*time.Second)
-	setDefault(&c.StallMax, 10*time.Second)
+	c.SegmentBytes = cmp.Or(c.SegmentBytes, 32<<20)
+	c.SyncEvery = cmp.Or(c.SyncEvery, 100*time.Millisecond)
+	c.GatherMax = cmp.Or(c.GatherMax, 100*time.Microsecond)
+	c.PendingBytesMax = cmp.Or(c.PendingBytesMax, 64<<20)
+	c.SlowMax = cmp.Or(c.SlowMax, 2*time.Second)
+	c.StallMax = cmp.Or(c.StallMax, 10*time.Second)
 	switch {
 	case c.Dir == "":
 		return c, errors.New("wal: Config.Dir is empty")
