@@ -21,7 +21,7 @@ func (l *Log) Notify(sequence Sequence, done func(error)) (already bool) {
 		done(err)
 		return false
 	}
-	l.waiting.add(&l.waiting.released, waiter{sequence, done})
+	heap.Push(&l.waiting.released, waiter{sequence, done})
 	l.mu.Unlock()
 	return false
 }
@@ -39,7 +39,7 @@ func (l *Log) WaitDurable(ctx context.Context, sequence Sequence) error {
 		l.mu.Unlock()
 		return err
 	}
-	l.waiting.add(&l.waiting.durable, waiter{sequence, func(err error) { done <- err }})
+	heap.Push(&l.waiting.durable, waiter{sequence, func(err error) { done <- err }})
 	l.mu.Unlock()
 	select {
 	case err := <-done:
@@ -86,8 +86,6 @@ func (h waiterHeap) tell(err error) {
 
 // waiters are those of the log, by what they wait for.
 type waiters struct{ released, durable waiterHeap }
-
-func (w *waiters) add(h *waiterHeap, one waiter) { heap.Push(h, one) }
 
 // take takes out those whose time has come, in order.
 func (h *waiterHeap) take(upTo Sequence) (ready waiterHeap) {

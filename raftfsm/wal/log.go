@@ -276,7 +276,7 @@ var errNoSpare = errors.New("wal: no spare segment")
 // roomLocked is makeRoomLocked without waiting for a spare segment, the lack of which is errNoSpare.
 func (l *Log) roomLocked(size int) error {
 	for {
-		switch tail := l.segments[len(l.segments)-1]; {
+		switch {
 		case l.failure != nil:
 			return l.failure
 		case l.closing:
@@ -284,7 +284,7 @@ func (l *Log) roomLocked(size int) error {
 		case l.pending >= l.cfg.PendingBytesMax:
 			l.wakeWriter()
 			l.changed.Wait()
-		case tail.end+int64(size)+l.chunkOverheadLocked()+frameBytes <= tail.bytes: // a seal must fit behind it
+		case l.fitsLocked(size):
 			return nil
 		case l.spare != nil && l.spare.bytes >= l.neededLocked(size):
 			l.rotateLocked()
@@ -305,19 +305,23 @@ func (l *Log) starvingLocked(n int) {
 	}
 }
 
-// chunkOverheadLocked is what a frame costs more if it needs a new chunk.
-func (l *Log) chunkOverheadLocked() int64 {
+// fitsLocked tells whether the last segment has room for a frame, with the mark of a new chunk if there is none, and a
+// seal behind it.
+func (l *Log) fitsLocked(size int) bool {
 	if l.open == nil {
-		return frameBytes
+		size += frameBytes
 	}
-	return 0
+	tail := l.segments[len(l.segments)-1]
+	return tail.end+int64(size)+frameBytes <= tail.bytes
 }
 
 // neededLocked is the size of a new segment in which a frame is the first.
 func (l *Log) neededLocked(size int) int64 {
-	summary := frameBytes + padded(len(l.replicas)*summaryItemBytes)
-	return headBytes + frameBytes + int64(summary) + int64(size) + frameBytes
+	return headBytes + frameBytes + int64(l.summaryBytesLocked()) + int64(size) + frameBytes
 }
+
+// summaryBytesLocked is at most what a summary's frame takes.
+func (l *Log) summaryBytesLocked() int { return frameBytes + padded(len(l.replicas)*summaryItemBytes) }
 
 // rotateLocked makes the spare the segment to append to. It begins with every replica's count.
 func (l *Log) rotateLocked() {
@@ -369,7 +373,6 @@ func (l *Log) placeLocked(r *Replica, f *frame) position {
 	c.buf = appendFrame(c.buf, c.segment.seed, at, f)
 	size := f.size()
 	l.advanceLocked(c.segment, size)
-	c.end = l.appended
 	if r != nil {
 		r.appended.Store(uint64(l.appended))
 		if r.chunk != c {
@@ -380,13 +383,12 @@ func (l *Log) placeLocked(r *Replica, f *frame) position {
 	return position{segment: c.segment, offset: uint32(at), size: uint32(size), entryType: f.entryType}
 }
 
+// advanceLocked counts size bytes more in the open chunk.
 func (l *Log) advanceLocked(s *segment, size int) {
 	s.end += int64(size)
 	l.pending += size
 	l.appended += Sequence(size)
-	if l.open != nil {
-		l.open.end = l.appended
-	}
+	l.open.end = l.appended
 }
 
 // urgentLocked makes the open chunk one that is synced in any mode.
@@ -538,9 +540,7 @@ func (l *Log) Close() error {
 // restateLocked writes every replica's count once more, if there is room: rot that is found in the last segment then
 // concerns only those who lost something by it, though nobody may append any more.
 func (l *Log) restateLocked() {
-	size := frameBytes + padded(len(l.replicas)*summaryItemBytes)
-	tail := l.segments[len(l.segments)-1]
-	if l.failure == nil && tail.end+int64(size)+l.chunkOverheadLocked()+frameBytes <= tail.bytes {
+	if l.failure == nil && l.fitsLocked(l.summaryBytesLocked()) {
 		l.summarizeLocked()
 	}
 }
