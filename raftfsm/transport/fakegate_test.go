@@ -9,6 +9,14 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+// durable is the Gate of a log whose StoreLogs waits for the disk.
+type durable struct{}
+
+func (durable) Appended() uint64                { return 0 }
+func (durable) Notify(uint64, func(error)) bool { return true }
+func (durable) Stalled() bool                   { return false }
+func (durable) Full() error                     { return nil }
+
 // fakeGate is a log's durability as a test wants it.
 type fakeGate struct {
 	stalled atomic.Bool

@@ -43,14 +43,6 @@ type Gate interface {
 	Full() error
 }
 
-// durable is the Gate of a log whose StoreLogs waits for the disk.
-type durable struct{}
-
-func (durable) Appended() uint64                { return 0 }
-func (durable) Notify(uint64, func(error)) bool { return true }
-func (durable) Stalled() bool                   { return false }
-func (durable) Full() error                     { return nil }
-
 // ErrDiskStalled: the disk of the replica's node does not answer.
 var ErrDiskStalled = errors.New("transport: the disk does not answer")
 

@@ -226,7 +226,7 @@ func (n *testNode) stop() {
 
 func (n *testNode) open(group shard.ID, replica shard.ReplicaID) *Facade {
 	n.network.t.Helper()
-	return n.openGated(group, replica, nil)
+	return n.openGated(group, replica, durable{})
 }
 
 func (n *testNode) openGated(group shard.ID, replica shard.ReplicaID, gate Gate) *Facade {

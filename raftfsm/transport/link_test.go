@@ -367,7 +367,7 @@ func TestCloseFacade(t *testing.T) {
 		eventually(t, "the request waits", func() bool { return len(f.consumer) > 0 })
 		return failed
 	}
-	if _, err := n2.Open(7, 3, nil); !errors.Is(err, ErrAlreadyOpen) {
+	if _, err := n2.Open(7, 3, durable{}); !errors.Is(err, ErrAlreadyOpen) {
 		t.Errorf("open twice: %v", err)
 	}
 	failed := call()
@@ -402,7 +402,7 @@ func TestWrongReplica(t *testing.T) {
 	if _, err := leader.sendAppend(wrong, content); err == nil || !strings.Contains(err.Error(), ErrNoReplica.Error()) {
 		t.Errorf("%v, want %v", err, ErrNoReplica)
 	}
-	if _, err := n1.Open(7, 1, nil); !errors.Is(err, ErrAlreadyOpen) {
+	if _, err := n1.Open(7, 1, durable{}); !errors.Is(err, ErrAlreadyOpen) {
 		t.Errorf("%v, want %v", err, ErrAlreadyOpen)
 	}
 }
@@ -462,7 +462,7 @@ func TestCloseEndsEverything(t *testing.T) {
 			t.Errorf("%v, want %v", err, ErrClosed)
 		}
 	}
-	if _, err := n1.Open(8, 1, nil); !errors.Is(err, ErrClosed) {
+	if _, err := n1.Open(8, 1, durable{}); !errors.Is(err, ErrClosed) {
 		t.Errorf("open after Close: %v", err)
 	}
 	if err := n1.Close(); err != nil {

@@ -85,13 +85,9 @@ func (t *Transport) Close() error {
 	return failed
 }
 
-// Open gives a group its raft.Transport. gate holds its answers until the log is durable; nil: it is when StoreLogs
-// returns. A group that was closed may be opened again, under the same replica or another;
-// while it is open, another Open is ErrAlreadyOpen.
+// Open gives a group its raft.Transport. gate holds its answers until the log is durable. A group that was closed may be
+// opened again, under the same replica or another; while it is open, another Open is ErrAlreadyOpen.
 func (t *Transport) Open(group shard.ID, replica shard.ReplicaID, gate Gate) (*Facade, error) {
-	if gate == nil {
-		gate = durable{}
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
