@@ -59,7 +59,7 @@ func Blank(ctx context.Context, opts Options) (*Cluster, error) {
 	if opts.Nodes == 0 {
 		opts.Nodes = 3
 	}
-	ports, err := freePorts(2 * opts.Nodes)
+	ports, err := FreeAddresses(2 * opts.Nodes)
 	if err != nil {
 		return nil, err
 	}
@@ -84,8 +84,8 @@ func Blank(ctx context.Context, opts Options) (*Cluster, error) {
 	return c, nil
 }
 
-// freePorts returns loopback addresses that were free a moment ago. All are held at once, so that they differ.
-func freePorts(n int) ([]string, error) {
+// FreeAddresses returns loopback addresses that were free a moment ago. All are held at once, so that they differ.
+func FreeAddresses(n int) ([]string, error) {
 	addresses := make([]string, n)
 	for i := range addresses {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -100,7 +100,7 @@ func freePorts(n int) ([]string, error) {
 
 // FreeAddress returns one loopback address that was free a moment ago.
 func FreeAddress() (string, error) {
-	addresses, err := freePorts(1)
+	addresses, err := FreeAddresses(1)
 	if err != nil {
 		return "", err
 	}

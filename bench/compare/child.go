@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"syscall"
@@ -133,20 +132,6 @@ func orNone(err error) error {
 		return errNone
 	}
 	return err
-}
-
-// freeAddresses returns loopback addresses that were free a moment ago. All are held at once, so that they differ.
-func freeAddresses(n int) ([]string, error) {
-	addresses := make([]string, n)
-	for i := range addresses {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		addresses[i] = l.Addr().String()
-	}
-	return addresses, nil
 }
 
 // tail returns the end of a file, or why it cannot be read.

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ostraka-db/ostraka/bench"
+	"github.com/ostraka-db/ostraka/bench/cluster"
 )
 
 // Where etcd's clients connect to.
@@ -81,7 +82,7 @@ func (e *etcd) startNodes(dir string) (endpoints []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	addresses, err := freeAddresses(2 * nodesPerSystem)
+	addresses, err := cluster.FreeAddresses(2 * nodesPerSystem)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/ostraka-db/ostraka/bench"
+	"github.com/ostraka-db/ostraka/bench/cluster"
 )
 
 // How callers share connections to Redis.
@@ -136,7 +137,7 @@ func (r *redis) start(ctx context.Context, dir string) (err error) {
 }
 
 func (r *redis) startNodes(ctx context.Context, server, dir string) (err error) {
-	if r.addresses, err = freeAddresses(nodesPerSystem); err != nil {
+	if r.addresses, err = cluster.FreeAddresses(nodesPerSystem); err != nil {
 		return err
 	}
 	primaryHost, primaryPort, err := net.SplitHostPort(r.addresses[0])
