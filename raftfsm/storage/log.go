@@ -130,7 +130,6 @@ func (l *Log) read(index uint64, entry *raft.Log) error {
 	err := l.entries.GetLog(index, entry)
 	if errors.Is(err, ErrLogDamaged) && l.damaged.CompareAndSwap(false, true) {
 		l.node.cfg.Logger.Error("a replica's log is damaged", "replica", l.who.String(), "error", err)
-		l.node.cfg.Damaged(l.who.group, l.who.replica, err)
 	}
 	return err
 }

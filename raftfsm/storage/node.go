@@ -44,9 +44,6 @@ type Config struct {
 	Sync wal.SyncMode
 	// SegmentBytes is the size of the write-ahead log's files. Default 32 MiB, or 1 MiB with Memory.
 	SegmentBytes int64
-	// Damaged, if set, is told when a read found a replica's log damaged. Called once per replica, from any goroutine; it
-	// must not block.
-	Damaged func(shard.ID, shard.ReplicaID, error)
 	// Progress, if set, hears while the write-ahead log is read at open: bytes of so many.
 	Progress func(done, total int64)
 	// Fatal is called once, when a log or record write failed or stalled. In production it ends the process. When
@@ -78,9 +75,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.SegmentBytes == 0 && c.Memory != nil {
 		c.SegmentBytes = 1 << 20
-	}
-	if c.Damaged == nil {
-		c.Damaged = func(shard.ID, shard.ReplicaID, error) {}
 	}
 	if c.SnapshotsKept == 0 {
 		c.SnapshotsKept = 2
@@ -195,9 +189,6 @@ func (n *Node) removeEntries(who identity) error {
 	}
 	return n.wal.WaitDurable(context.Background(), replica.Appended())
 }
-
-// WAL tells how the write-ahead log fares.
-func (n *Node) WAL() wal.Stats { return n.wal.Stats() }
 
 // tailShares is how many replicas can have the whole of Config.TailCacheBytes.
 const tailShares = 32
