@@ -20,54 +20,179 @@ type operation struct {
 	stale bool
 	// route finds the shard in the routes of the moment.
 	route func(*routes) (*shardRoute, error)
-	// send makes one attempt and keeps the answer.
+	// send makes one attempt by a call of its own and keeps the answer.
 	send func(ctx context.Context, kv ostrakapb.KVClient, h *ostrakapb.Header) error
 }
 
-// bySlot routes an operation on a key.
-func bySlot(key []byte) func(*routes) (*shardRoute, error) {
-	slot := shard.SlotOf(key)
-	return func(r *routes) (*shardRoute, error) { return r.of(slot), nil }
+// keyOperation is an operation on one key, which may share its way with others.
+type keyOperation struct {
+	name         string
+	write, stale bool
+	key          []byte
+	// bytes of keys and values.
+	bytes int
+	op    *ostrakapb.Op
+	// header is the one in op.
+	header *ostrakapb.Header
 }
 
 // run sends an operation until it is answered, must not be sent again, or is out of time.
-func (c *Client) run(ctx context.Context, op *operation) error {
-	ctx, cancel := c.bounded(ctx)
-	defer cancel()
-	h := &ostrakapb.Header{ClientId: c.cfg.clientID[:]}
-	if op.write {
-		h.Request = c.session.begin()
-		defer c.session.end(h.Request)
+func (c *Client) run(ctx context.Context, o *operation) error {
+	h := new(ostrakapb.Header)
+	return c.repeat(ctx, &attempts{name: o.name, write: o.write, stale: o.stale, route: o.route,
+		try: func(ctx context.Context, a *attempt) *failure {
+			c.fill(h, a)
+			return c.alone(ctx, a, func(ctx context.Context) error { return o.send(ctx, a.node.kv, h) })
+		}})
+}
+
+// runKey is run for an operation on one key.
+func (c *Client) runKey(ctx context.Context, o *keyOperation) (*ostrakapb.OpResult, error) {
+	var result *ostrakapb.OpResult
+	slot := shard.SlotOf(o.key)
+	err := c.repeat(ctx, &attempts{name: o.name, write: o.write, stale: o.stale,
+		route: func(r *routes) (*shardRoute, error) { return r.of(slot), nil },
+		try: func(ctx context.Context, a *attempt) (f *failure) {
+			result, f = c.tryKey(ctx, a, o)
+			return f
+		}})
+	return result, err
+}
+
+// attempts is what an operation needs to be tried until it is settled.
+type attempts struct {
+	name         string
+	write, stale bool
+	route        func(*routes) (*shardRoute, error)
+	try          func(context.Context, *attempt) *failure
+}
+
+// attempt is one sending of one operation.
+type attempt struct {
+	write   bool
+	request uint64
+	number  uint32 // counted from 1
+	epoch   uint64
+	route   *shardRoute
+	node    *node
+	// deadline is the operation's.
+	deadline time.Time
+}
+
+// fill gives the header of a request that goes by itself what belongs to the attempt.
+func (c *Client) fill(h *ostrakapb.Header, a *attempt) {
+	h.Epoch, h.Request, h.Attempt = a.epoch, a.request, a.number
+	h.ClientId, h.LowestUnanswered = c.cfg.clientID[:], c.session.lowestUnanswered()
+}
+
+// repeat is the loop behind every operation of one shard.
+func (c *Client) repeat(ctx context.Context, o *attempts) error {
+	a := attempt{write: o.write}
+	deadline, bounded := ctx.Deadline()
+	if a.deadline = deadline; !bounded {
+		a.deadline = time.Now().Add(c.cfg.timeout)
+	}
+	if o.write {
+		a.request = c.session.begin()
+		defer c.session.end(a.request)
 	}
 	var way course
 	for {
 		if err := c.over(ctx, &way); err != nil {
-			return fmt.Errorf("%s: %w", op.name, err)
+			return fmt.Errorf("%s: %w", o.name, err)
 		}
 		rt := c.routes.Load()
-		sr, err := op.route(rt)
+		sr, err := o.route(rt)
 		if err != nil {
 			return err
 		}
-		n := way.next(sr, op.stale)
-		h.Epoch = uint64(rt.m.Epoch())
-		h.LowestUnanswered = c.session.lowestUnanswered()
-		h.Attempt = uint32(way.attempts)
-		f := c.attempt(ctx, []*shardRoute{sr}, n, op.write, func(ctx context.Context) error { return op.send(ctx, n.kv, h) })
+		a.route, a.node = sr, way.next(sr, o.stale)
+		a.epoch, a.number = uint64(rt.m.Epoch()), uint32(way.attempts)
+		f := o.try(ctx, &a)
 		if f == nil {
-			if !op.stale {
-				sr.learn(n)
+			if !o.stale {
+				sr.learn(a.node)
 			}
 			return nil
 		}
-		pause, err := c.settle(ctx, &way, rt, sr, n, f)
+		if !bounded {
+			// Attempts keep the deadline by themselves; what comes between them needs a context that does. Nearly every
+			// operation is settled by its first attempt and spared it.
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, a.deadline)
+			defer cancel()
+			bounded = true
+		}
+		pause, err := c.settle(ctx, &way, rt, sr, a.node, f)
 		if err != nil {
-			return fmt.Errorf("%s: %w", op.name, err)
+			return fmt.Errorf("%s: %w", o.name, err)
 		}
 		if !c.pause(ctx, pause) {
-			return fmt.Errorf("%s: %w", op.name, c.ended(ctx, &way))
+			return fmt.Errorf("%s: %w", o.name, c.ended(ctx, &way))
 		}
 	}
+}
+
+// tryKey makes one attempt of an operation on one key: over the node's stream, or by a call of its own where it is large
+// or the node has no stream.
+func (c *Client) tryKey(ctx context.Context, a *attempt, o *keyOperation) (*ostrakapb.OpResult, *failure) {
+	if o.bytes <= pipelineValueBytesMax && !a.node.pipeline.absent() {
+		if o.write { // all else is in the message's header
+			o.header.Request, o.header.Attempt = a.request, a.number
+		}
+		result, f, absent := c.piped(ctx, a, o.op)
+		if !absent {
+			return result, f
+		}
+	}
+	c.fill(o.header, a)
+	var result *ostrakapb.OpResult
+	f := c.alone(ctx, a, func(ctx context.Context) (err error) {
+		result, err = unary(ctx, a.node.kv, o.op)
+		return err
+	})
+	return result, f
+}
+
+// piped makes an attempt over the node's stream. absent: nothing was done, the node has none.
+func (c *Client) piped(ctx context.Context, a *attempt, op *ostrakapb.Op) (result *ostrakapb.OpResult, f *failure, absent bool) {
+	o := a.node.pipeline.call(ctx, c.newCall(a, op))
+	if errors.Is(o.err, errPipelineAbsent) {
+		return nil, nil, true
+	}
+	result, f = c.understood(ctx, a, o)
+	return result, f, false
+}
+
+// newCall puts an attempt into the form in which it travels over a stream.
+func (c *Client) newCall(a *attempt, op *ostrakapb.Op) *pipelineCall {
+	call := newPipelineCall()
+	var err error
+	if call.op, err = ostrakapb.AppendOp(call.op, op); err != nil {
+		panic(fmt.Sprintf("client: an operation does not encode: %v", err)) // it has no field that could fail to
+	}
+	call.write, call.epoch, call.route, call.deadline = a.write, a.epoch, a.route, a.deadline
+	call.patience = time.Now().Add(c.cfg.attemptTimeout)
+	return call
+}
+
+// understood draws the consequences of one answer that came over a stream, or of its absence.
+func (c *Client) understood(ctx context.Context, a *attempt, o outcome) (*ostrakapb.OpResult, *failure) {
+	if o.err == nil {
+		a.node.trust()
+		detail := o.result.GetError()
+		if detail == nil {
+			return o.result, nil
+		}
+		f := understandDetail(detail, a.write)
+		return nil, &f
+	}
+	f := understandTransport(o.err, a.write, o.sent)
+	callersEnd := ctx.Err() != nil || errors.Is(o.err, errDeadline)
+	if silent := f.remedy == goElsewhere || errors.Is(f.err, ErrOutcomeUnknown); silent && !callersEnd {
+		doubt(a.node, a.route)
+	}
+	return nil, &f
 }
 
 // over is the error of an operation that must not begin another attempt; nil: it may.
@@ -124,18 +249,25 @@ func (w *course) next(sr *shardRoute, stale bool) *node {
 	return n
 }
 
-// attempt sends once to one node, for these shards, and understands the failure; nil: it was answered.
+// alone makes one attempt by a call of its own, and understands the failure; nil: it was answered.
+func (c *Client) alone(ctx context.Context, a *attempt, send func(context.Context) error) *failure {
+	ctx, cancel := context.WithDeadline(ctx, a.deadline)
+	defer cancel()
+	return c.send(ctx, []*shardRoute{a.route}, a.node, a.write, send)
+}
+
+// send sends once to one node, for these shards, and understands the failure; nil: it was answered.
 //
 // A read is given up after the attempt timeout. A write is given up only as long as nothing of it was sent;
 // after that it waits for its answer, and the timeout merely makes the node suspect, so that other calls look
 // for another leader.
-func (c *Client) attempt(ctx context.Context, shards []*shardRoute, n *node, write bool, send func(context.Context) error) *failure {
+func (c *Client) send(ctx context.Context, shards []*shardRoute, n *node, write bool, send func(context.Context) error) *failure {
 	marked, mark := withSendMark(ctx)
 	var cancel context.CancelFunc
 	if write {
 		marked, cancel = context.WithCancel(marked)
 		timer := time.AfterFunc(c.cfg.attemptTimeout, func() {
-			doubt(n, shards)
+			doubt(n, shards...)
 			if !mark.sent.Load() {
 				cancel() // should it be sent just now, the mark will tell, and the outcome is unknown
 			}
@@ -153,13 +285,13 @@ func (c *Client) attempt(ctx context.Context, shards []*shardRoute, n *node, wri
 	f := understand(err, write, mark.sent.Load())
 	silent := f.detail == nil && (f.remedy == goElsewhere || errors.Is(f.err, ErrOutcomeUnknown))
 	if silent && ctx.Err() == nil { // the caller's own end is not the node's fault
-		doubt(n, shards)
+		doubt(n, shards...)
 	}
 	return &f
 }
 
 // doubt makes a node that did not answer the last choice for a while, and no shard's leader.
-func doubt(n *node, shards []*shardRoute) {
+func doubt(n *node, shards ...*shardRoute) {
 	n.suspect()
 	for _, sr := range shards {
 		sr.forget(n)

@@ -164,34 +164,37 @@ func TestAnUnknownOutcomeIsNeverSentAgain(t *testing.T) {
 }
 
 func TestConnectionBreaksAfterTheRequestWasRead(t *testing.T) {
-	f := newFakeCluster(t, 2, 1)
-	c := f.client()
-	breaking := func(ctx context.Context, req any) (any, error) {
-		switch req.(type) {
-		case *ostrakapb.SetRequest, *ostrakapb.GetRequest, *ostrakapb.BatchRequest:
-			f.node("n1").reset()
-			<-ctx.Done()
-			return nil, ctx.Err()
+	bothWays(t, func(t *testing.T, unary bool) {
+		f := newFakeCluster(t, 2, 1)
+		f.unary = unary
+		c := f.client()
+		breaking := func(ctx context.Context, req any) (any, error) {
+			switch req.(type) {
+			case *ostrakapb.SetRequest, *ostrakapb.GetRequest, *ostrakapb.BatchRequest:
+				f.node("n1").reset()
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return nil, nil
 		}
-		return nil, nil
-	}
-	f.node("n1").play(breaking)
-	_, err := c.Set(t.Context(), []byte("k"), []byte("v"))
-	if !errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, ErrUnavailable) {
-		t.Errorf("set: %v", err)
-	}
-	for i, err := range c.MultiSet(t.Context(), []SetItem{{Key: []byte("k")}, {Key: []byte("l")}}) {
-		if !errors.Is(err, ErrOutcomeUnknown) {
-			t.Errorf("item %d: %v", i, err)
+		f.node("n1").play(breaking)
+		_, err := c.Set(t.Context(), []byte("k"), []byte("v"))
+		if !errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, ErrUnavailable) {
+			t.Errorf("set: %v", err)
 		}
-	}
-	if sets, batches := requests[*ostrakapb.SetRequest](f.node("n1")), requests[*ostrakapb.BatchRequest](f.node("n1")); len(sets) != 1 || len(batches) != 1 {
-		t.Errorf("%d sets and %d batches were sent, want one of each", len(sets), len(batches))
-	}
-	f.lead(1, "n2")
-	if _, err = c.Get(t.Context(), []byte("k")); !errors.Is(err, ErrNotFound) {
-		t.Errorf("get, which another replica can answer: %v", err)
-	}
+		for i, err := range c.MultiSet(t.Context(), []SetItem{{Key: []byte("k")}, {Key: []byte("l")}}) {
+			if !errors.Is(err, ErrOutcomeUnknown) {
+				t.Errorf("item %d: %v", i, err)
+			}
+		}
+		if sets := f.node("n1").sets(); len(sets) != 3 {
+			t.Errorf("%d sets were sent, want each once", len(sets))
+		}
+		f.lead(1, "n2")
+		if _, err = c.Get(t.Context(), []byte("k")); !errors.Is(err, ErrNotFound) {
+			t.Errorf("get, which another replica can answer: %v", err)
+		}
+	})
 }
 
 // A connection that cannot be made, or that broke before the write, is no reason to be unsure.

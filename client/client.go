@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	ostrakapb "github.com/ostraka-db/ostraka/proto"
 	"github.com/ostraka-db/ostraka/shard"
 )
 
@@ -49,6 +50,9 @@ func New(ctx context.Context, endpoints []string, opts ...Option) (*Client, erro
 		pool:      newPool(&cfg),
 		session:   newSession(),
 		budget:    newBudget(cfg.retryRate, cfg.retryBurst, time.Now()),
+	}
+	c.pool.header = func() *ostrakapb.Header {
+		return &ostrakapb.Header{ClientId: cfg.clientID[:], LowestUnanswered: c.session.lowestUnanswered()}
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	if err := c.start(ctx); err != nil {

@@ -178,9 +178,6 @@ func invalidError(d *ostrakapb.ErrorDetail) error {
 // understand explains a failed attempt. write says whether the attempt could change anything, sent whether
 // its request may have reached the node (see sendMark).
 func understand(err error, write, sent bool) failure {
-	if refused, ok := errors.AsType[*detailedError](err); ok {
-		return understandDetail(refused.detail, write)
-	}
 	for _, any := range status.Convert(err).Details() {
 		if d, ok := any.(*ostrakapb.ErrorDetail); ok {
 			return understandDetail(d, write)

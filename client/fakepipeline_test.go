@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	ostrakapb "github.com/ostraka-db/ostraka/proto"
 )
@@ -53,7 +54,7 @@ func (n *fakeNode) Pipeline(stream grpc.BidiStreamingServer[ostrakapb.PipelineRe
 			}
 			for _, c := range r.GetCalls() {
 				calls.Go(func() {
-					result, err := n.pipelined(stream, c.GetOp())
+					result, err := n.pipelined(stream, r.GetHeader(), c.GetOp())
 					if err != nil {
 						breakWith(err)
 						return
@@ -77,6 +78,19 @@ func (n *fakeNode) Pipeline(stream grpc.BidiStreamingServer[ostrakapb.PipelineRe
 	}
 }
 
+// complete gives an operation's header what the message's has for all, so that scripts see it as they would see a call of
+// its own.
+func complete(op *ostrakapb.Op, client *ostrakapb.Header) {
+	op.ProtoReflect().Range(func(_ protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if one, ok := v.Message().Interface().(interface{ GetHeader() *ostrakapb.Header }); ok {
+			if h := one.GetHeader(); h != nil {
+				h.Epoch, h.ClientId, h.LowestUnanswered = client.GetEpoch(), client.GetClientId(), client.GetLowestUnanswered()
+			}
+		}
+		return true
+	})
+}
+
 // drain makes the node say on its streams that it is about to stop.
 func (n *fakeNode) drain() {
 	n.mu.Lock()
@@ -87,8 +101,9 @@ func (n *fakeNode) drain() {
 	n.stops = nil
 }
 
-func (n *fakeNode) pipelined(stream grpc.ServerStream, op *ostrakapb.Op) (*ostrakapb.OpResult, error) {
+func (n *fakeNode) pipelined(stream grpc.ServerStream, client *ostrakapb.Header, op *ostrakapb.Op) (*ostrakapb.OpResult, error) {
 	ctx := stream.Context()
+	complete(op, client)
 	ask := func(req any, do func() (any, error)) (any, error) {
 		return n.intercept(ctx, req, nil, func(context.Context, any) (any, error) { return do() })
 	}

@@ -46,14 +46,16 @@ func Stale() ReadOption { return staleOption{} }
 // Get reads a key. Errors: ErrNotFound, ErrUnavailable, ErrLimit, ErrInvalid.
 func (c *Client) Get(ctx context.Context, key []byte, opts ...ReadOption) (Value, error) {
 	o := newReadOptions(opts)
-	req := &ostrakapb.GetRequest{Key: key, Level: o.level}
-	var resp *ostrakapb.GetResponse
-	err := c.keyed(ctx, "get", key, nil, &operation{stale: o.stale(),
-		send: func(ctx context.Context, kv ostrakapb.KVClient, h *ostrakapb.Header) (err error) {
-			req.Header = h
-			resp, err = kv.Get(ctx, req)
-			return err
-		}})
+	var m struct { // one allocation for the four
+		op     ostrakapb.Op
+		kind   ostrakapb.Op_Get
+		get    ostrakapb.GetRequest
+		header ostrakapb.Header
+	}
+	m.op.Op, m.kind.Get, m.get.Header = &m.kind, &m.get, &m.header
+	m.get.Key, m.get.Level = key, o.level
+	result, err := c.keyed(ctx, &keyOperation{name: "get", stale: o.stale(), key: key, header: &m.header, op: &m.op}, nil)
+	resp := result.GetGet()
 	if err != nil {
 		return Value{}, err
 	}
@@ -79,14 +81,10 @@ type KeyInfo struct {
 // TTL reads a key's remaining life, version and size without its value. Errors: as Get.
 func (c *Client) TTL(ctx context.Context, key []byte, opts ...ReadOption) (KeyInfo, error) {
 	o := newReadOptions(opts)
-	req := &ostrakapb.TTLRequest{Key: key, Level: o.level}
-	var resp *ostrakapb.TTLResponse
-	err := c.keyed(ctx, "ttl", key, nil, &operation{stale: o.stale(),
-		send: func(ctx context.Context, kv ostrakapb.KVClient, h *ostrakapb.Header) (err error) {
-			req.Header = h
-			resp, err = kv.TTL(ctx, req)
-			return err
-		}})
+	req := &ostrakapb.TTLRequest{Header: new(ostrakapb.Header), Key: key, Level: o.level}
+	result, err := c.keyed(ctx, &keyOperation{name: "ttl", stale: o.stale(), key: key, header: req.Header,
+		op: &ostrakapb.Op{Op: &ostrakapb.Op_Ttl{Ttl: req}}}, nil)
+	resp := result.GetTtl()
 	switch {
 	case err != nil:
 		return KeyInfo{}, err
@@ -108,19 +106,21 @@ type SetResult struct {
 //
 // Errors: a *ConditionError (ErrConditionNotMet), ErrUnavailable, ErrOutcomeUnknown, ErrLimit, ErrInvalid.
 func (c *Client) Set(ctx context.Context, key, value []byte, opts ...SetOption) (SetResult, error) {
-	req := &ostrakapb.SetRequest{Key: key, Value: value}
+	var m struct { // one allocation for the four
+		op     ostrakapb.Op
+		kind   ostrakapb.Op_Set
+		set    ostrakapb.SetRequest
+		header ostrakapb.Header
+	}
+	m.op.Op, m.kind.Set, m.set.Header = &m.kind, &m.set, &m.header
+	m.set.Key, m.set.Value = key, value
 	for _, opt := range opts {
-		if err := opt.set(req); err != nil {
+		if err := opt.set(&m.set); err != nil {
 			return SetResult{}, err
 		}
 	}
-	var resp *ostrakapb.SetResponse
-	err := c.keyed(ctx, "set", key, value, &operation{write: true,
-		send: func(ctx context.Context, kv ostrakapb.KVClient, h *ostrakapb.Header) (err error) {
-			req.Header = h
-			resp, err = kv.Set(ctx, req)
-			return err
-		}})
+	result, err := c.keyed(ctx, &keyOperation{name: "set", write: true, key: key, header: &m.header, op: &m.op}, value)
+	resp := result.GetSet()
 	if err != nil {
 		return SetResult{}, err
 	}
@@ -150,19 +150,15 @@ type DeleteResult struct {
 //
 // Errors: a *ConditionError (ErrConditionNotMet), ErrUnavailable, ErrOutcomeUnknown, ErrLimit, ErrInvalid.
 func (c *Client) Delete(ctx context.Context, key []byte, opts ...DeleteOption) (DeleteResult, error) {
-	req := &ostrakapb.DeleteRequest{Key: key}
+	req := &ostrakapb.DeleteRequest{Header: new(ostrakapb.Header), Key: key}
 	for _, opt := range opts {
 		if err := opt.delete(req); err != nil {
 			return DeleteResult{}, err
 		}
 	}
-	var resp *ostrakapb.DeleteResponse
-	err := c.keyed(ctx, "delete", key, nil, &operation{write: true,
-		send: func(ctx context.Context, kv ostrakapb.KVClient, h *ostrakapb.Header) (err error) {
-			req.Header = h
-			resp, err = kv.Delete(ctx, req)
-			return err
-		}})
+	result, err := c.keyed(ctx, &keyOperation{name: "delete", write: true, key: key, header: req.Header,
+		op: &ostrakapb.Op{Op: &ostrakapb.Op_Delete{Delete: req}}}, nil)
+	resp := result.GetDelete()
 	if err != nil {
 		return DeleteResult{}, err
 	}
@@ -179,14 +175,10 @@ func (c *Client) Delete(ctx context.Context, key []byte, opts ...DeleteOption) (
 //
 // Errors: a *ConditionError (ErrConditionNotMet), ErrUnavailable, ErrOutcomeUnknown, ErrLimit, ErrInvalid.
 func (c *Client) CompareAndSet(ctx context.Context, key, old, new []byte) (uint64, error) {
-	req := &ostrakapb.CompareAndSetRequest{Key: key, Old: old, New: new}
-	var resp *ostrakapb.CompareAndSetResponse
-	err := c.keyed(ctx, "compare-and-set", key, new, &operation{write: true,
-		send: func(ctx context.Context, kv ostrakapb.KVClient, h *ostrakapb.Header) (err error) {
-			req.Header = h
-			resp, err = kv.CompareAndSet(ctx, req)
-			return err
-		}})
+	req := &ostrakapb.CompareAndSetRequest{Header: &ostrakapb.Header{}, Key: key, Old: old, New: new}
+	result, err := c.keyed(ctx, &keyOperation{name: "compare-and-set", write: true, key: key, bytes: len(old), header: req.Header,
+		op: &ostrakapb.Op{Op: &ostrakapb.Op_CompareAndSet{CompareAndSet: req}}}, new)
+	resp := result.GetCompareAndSet()
 	switch {
 	case err != nil:
 		return 0, err
@@ -208,14 +200,10 @@ type IncrementResult struct {
 //
 // Errors: ErrNotInteger, ErrOverflow, ErrUnavailable, ErrOutcomeUnknown, ErrLimit, ErrInvalid.
 func (c *Client) Increment(ctx context.Context, key []byte, delta int64) (IncrementResult, error) {
-	req := &ostrakapb.IncrementRequest{Key: key, Delta: delta}
-	var resp *ostrakapb.IncrementResponse
-	err := c.keyed(ctx, "increment", key, nil, &operation{write: true,
-		send: func(ctx context.Context, kv ostrakapb.KVClient, h *ostrakapb.Header) (err error) {
-			req.Header = h
-			resp, err = kv.Increment(ctx, req)
-			return err
-		}})
+	req := &ostrakapb.IncrementRequest{Header: new(ostrakapb.Header), Key: key, Delta: delta}
+	result, err := c.keyed(ctx, &keyOperation{name: "increment", write: true, key: key, header: req.Header,
+		op: &ostrakapb.Op{Op: &ostrakapb.Op_Increment{Increment: req}}}, nil)
+	resp := result.GetIncrement()
 	if err != nil {
 		return IncrementResult{}, err
 	}
@@ -233,14 +221,10 @@ type AppendResult struct {
 //
 // Errors: ErrUnavailable, ErrOutcomeUnknown, ErrLimit, ErrInvalid.
 func (c *Client) Append(ctx context.Context, key, value []byte) (AppendResult, error) {
-	req := &ostrakapb.AppendRequest{Key: key, Value: value}
-	var resp *ostrakapb.AppendResponse
-	err := c.keyed(ctx, "append", key, value, &operation{write: true,
-		send: func(ctx context.Context, kv ostrakapb.KVClient, h *ostrakapb.Header) (err error) {
-			req.Header = h
-			resp, err = kv.Append(ctx, req)
-			return err
-		}})
+	req := &ostrakapb.AppendRequest{Header: new(ostrakapb.Header), Key: key, Value: value}
+	result, err := c.keyed(ctx, &keyOperation{name: "append", write: true, key: key, header: req.Header,
+		op: &ostrakapb.Op{Op: &ostrakapb.Op_Append{Append: req}}}, value)
+	resp := result.GetAppend()
 	if err != nil {
 		return AppendResult{}, err
 	}
@@ -255,40 +239,28 @@ func (c *Client) Expire(ctx context.Context, key []byte, ttl time.Duration) (uin
 	if err != nil {
 		return 0, err
 	}
-	req := &ostrakapb.ExpireRequest{Key: key, TtlMs: millis}
-	var resp *ostrakapb.ExpireResponse
-	err = c.keyed(ctx, "expire", key, nil, &operation{write: true,
-		send: func(ctx context.Context, kv ostrakapb.KVClient, h *ostrakapb.Header) (err error) {
-			req.Header = h
-			resp, err = kv.Expire(ctx, req)
-			return err
-		}})
+	req := &ostrakapb.ExpireRequest{Header: new(ostrakapb.Header), Key: key, TtlMs: millis}
+	result, err := c.keyed(ctx, &keyOperation{name: "expire", write: true, key: key, header: req.Header,
+		op: &ostrakapb.Op{Op: &ostrakapb.Op_Expire{Expire: req}}}, nil)
+	resp := result.GetExpire()
 	return found(resp.GetFound(), resp.GetVersion(), err)
 }
 
 // Persist takes a key's TTL away and returns its new version. Errors: as Expire.
 func (c *Client) Persist(ctx context.Context, key []byte) (uint64, error) {
-	req := &ostrakapb.PersistRequest{Key: key}
-	var resp *ostrakapb.PersistResponse
-	err := c.keyed(ctx, "persist", key, nil, &operation{write: true,
-		send: func(ctx context.Context, kv ostrakapb.KVClient, h *ostrakapb.Header) (err error) {
-			req.Header = h
-			resp, err = kv.Persist(ctx, req)
-			return err
-		}})
+	req := &ostrakapb.PersistRequest{Header: new(ostrakapb.Header), Key: key}
+	result, err := c.keyed(ctx, &keyOperation{name: "persist", write: true, key: key, header: req.Header,
+		op: &ostrakapb.Op{Op: &ostrakapb.Op_Persist{Persist: req}}}, nil)
+	resp := result.GetPersist()
 	return found(resp.GetFound(), resp.GetVersion(), err)
 }
 
 // Touch steps a key's version, leaves value and TTL as they are, and returns the new version. Errors: as Expire.
 func (c *Client) Touch(ctx context.Context, key []byte) (uint64, error) {
-	req := &ostrakapb.TouchRequest{Key: key}
-	var resp *ostrakapb.TouchResponse
-	err := c.keyed(ctx, "touch", key, nil, &operation{write: true,
-		send: func(ctx context.Context, kv ostrakapb.KVClient, h *ostrakapb.Header) (err error) {
-			req.Header = h
-			resp, err = kv.Touch(ctx, req)
-			return err
-		}})
+	req := &ostrakapb.TouchRequest{Header: new(ostrakapb.Header), Key: key}
+	result, err := c.keyed(ctx, &keyOperation{name: "touch", write: true, key: key, header: req.Header,
+		op: &ostrakapb.Op{Op: &ostrakapb.Op_Touch{Touch: req}}}, nil)
+	resp := result.GetTouch()
 	return found(resp.GetFound(), resp.GetVersion(), err)
 }
 
@@ -302,14 +274,13 @@ func found(ok bool, version uint64, err error) (uint64, error) {
 	return version, nil
 }
 
-// keyed completes an operation on one key and runs it. value is checked against the limit; nil: there is none.
-func (c *Client) keyed(ctx context.Context, name string, key, value []byte, op *operation) error {
-	if err := c.checkSizes(key, value); err != nil {
-		return err
+// keyed checks an operation on one key and runs it. value is checked against the limit; nil: there is none.
+func (c *Client) keyed(ctx context.Context, o *keyOperation, value []byte) (*ostrakapb.OpResult, error) {
+	if err := c.checkSizes(o.key, value); err != nil {
+		return nil, err
 	}
-	op.name = name
-	op.route = bySlot(key)
-	return c.run(ctx, op)
+	o.bytes += len(o.key) + len(value)
+	return c.runKey(ctx, o)
 }
 
 // checkSizes refuses here what the cluster would refuse, by the limits that came with the map.

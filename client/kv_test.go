@@ -143,7 +143,7 @@ func TestLimitsAreCheckedBeforeSending(t *testing.T) {
 	if _, err = c.Set(t.Context(), []byte("12345678"), make([]byte, 16)); err != nil {
 		t.Errorf("the largest allowed: %v", err)
 	}
-	if got := len(requests[*ostrakapb.SetRequest](f.node("n1"))); got != 1 {
+	if got := len(f.node("n1").sets()); got != 2 {
 		t.Errorf("%d sets were sent", got)
 	}
 }

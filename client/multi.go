@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	ostrakapb "github.com/ostraka-db/ostraka/proto"
@@ -112,8 +111,10 @@ type part struct {
 	bytes  int
 	op     *ostrakapb.Op
 	header *ostrakapb.Header // nil: a read
-	result *ostrakapb.OpResult
-	err    error
+	// result, failure or err: what the latest attempt came to, err for good.
+	result  *ostrakapb.OpResult
+	failure *failure
+	err     error
 }
 
 func (p *part) pending() bool { return p.result == nil && p.err == nil }
@@ -192,6 +193,12 @@ type message struct {
 	parts  []*part
 	shards []*shardRoute // shards[i] is the route of parts[i]
 	bytes  int
+	// large: its parts are too large for the stream.
+	large bool
+	// calls are its parts on the way over pipe, unless pushErr kept them from it; nil: it goes by itself.
+	calls   []*pipelineCall
+	pipe    *pipe
+	pushErr error
 	// failure of the request as a whole; nil: it was answered.
 	failure *failure
 }
@@ -200,7 +207,11 @@ type message struct {
 func (m *multi) pack(rt *routes, pending []*part) []*message {
 	var messages []*message
 	nodes := make(map[shard.ID]*node)
-	open := make(map[*node]*message)
+	type kind struct {
+		node  *node
+		large bool
+	}
+	open := make(map[kind]*message)
 	for _, p := range pending {
 		sr := rt.of(p.slot)
 		n := nodes[sr.id]
@@ -208,10 +219,11 @@ func (m *multi) pack(rt *routes, pending []*part) []*message {
 			n = m.course(sr.id).next(sr, m.stale)
 			nodes[sr.id] = n
 		}
-		msg := open[n]
+		to := kind{n, p.bytes > pipelineValueBytesMax}
+		msg := open[to]
 		if msg == nil || len(msg.parts) >= m.opsMax || msg.bytes+p.bytes > messageBodyMax {
-			msg = &message{node: n}
-			open[n] = msg
+			msg = &message{node: n, large: to.large}
+			open[to] = msg
 			messages = append(messages, msg)
 		}
 		if p.header != nil {
@@ -235,22 +247,71 @@ func (m *multi) course(id shard.ID) *course {
 
 // sendAll sends the messages, a few at once, and returns when all have been answered or have failed.
 func (m *multi) sendAll(ctx context.Context, rt *routes, messages []*message) {
-	if len(messages) == 1 {
-		m.send(ctx, rt, messages[0])
-		return
-	}
-	var taken atomic.Int64
-	var wg sync.WaitGroup
-	for range min(messagesAtOnce, len(messages)) {
-		wg.Go(func() {
-			for {
-				i := int(taken.Add(1)) - 1
-				if i >= len(messages) {
-					return
-				}
-				m.send(ctx, rt, messages[i])
+	for window := range slices.Chunk(messages, messagesAtOnce) {
+		var alone []*message
+		for _, msg := range window {
+			if !m.push(ctx, rt, msg) {
+				alone = append(alone, msg)
 			}
-		})
+		}
+		m.sendAlone(ctx, rt, alone)
+		alone = alone[:0]
+		for _, msg := range window {
+			if msg.calls != nil && !m.await(ctx, msg) {
+				alone = append(alone, msg)
+			}
+		}
+		m.sendAlone(ctx, rt, alone)
+	}
+}
+
+// push gives a message's parts to the node's stream, without waiting; false: they are large, or the node has none.
+func (m *multi) push(ctx context.Context, rt *routes, msg *message) bool {
+	if msg.large || msg.node.pipeline.absent() {
+		return false
+	}
+	a := attempt{write: m.write, epoch: uint64(rt.m.Epoch()), node: msg.node}
+	a.deadline, _ = ctx.Deadline() // run gave it one
+	msg.calls = make([]*pipelineCall, len(msg.parts))
+	for i, p := range msg.parts {
+		a.route = msg.shards[i]
+		msg.calls[i] = m.c.newCall(&a, p.op)
+	}
+	msg.pipe, msg.pushErr = msg.node.pipeline.push(msg.calls...)
+	return true
+}
+
+// await waits for the answers to what was pushed, and hands them to the parts; false: the node has no stream, and nothing
+// was done.
+func (m *multi) await(ctx context.Context, msg *message) bool {
+	a := attempt{write: m.write, node: msg.node}
+	for i, call := range msg.calls {
+		o := outcome{err: msg.pushErr}
+		if msg.pushErr == nil {
+			o = msg.pipe.wait(ctx, call)
+		}
+		a.route = msg.shards[i]
+		p := msg.parts[i]
+		if errors.Is(o.err, errPipelineAbsent) { // then it is so for all, whatever has become of some meanwhile
+			for _, p := range msg.parts {
+				p.result, p.failure = nil, nil
+			}
+			return false
+		}
+		p.result, p.failure = m.c.understood(ctx, &a, o)
+	}
+	return true
+}
+
+// sendAlone sends messages by calls of their own, side by side.
+func (m *multi) sendAlone(ctx context.Context, rt *routes, messages []*message) {
+	var wg sync.WaitGroup
+	for i, msg := range messages {
+		if i == len(messages)-1 {
+			m.send(ctx, rt, msg)
+			break
+		}
+		wg.Go(func() { m.send(ctx, rt, msg) })
 	}
 	wg.Wait()
 }
@@ -265,7 +326,7 @@ func (m *multi) send(ctx context.Context, rt *routes, msg *message) {
 	for _, p := range msg.parts {
 		req.Ops = append(req.Ops, p.op)
 	}
-	msg.failure = m.c.attempt(ctx, msg.shards, msg.node, m.write, func(ctx context.Context) error {
+	msg.failure = m.c.send(ctx, msg.shards, msg.node, m.write, func(ctx context.Context) error {
 		resp, err := msg.node.kv.Batch(ctx, req)
 		if err != nil {
 			return err
@@ -292,16 +353,13 @@ func (m *multi) settle(ctx context.Context, rt *routes, messages []*message) (pa
 		for i, p := range msg.parts {
 			sr, f := msg.shards[i], msg.failure
 			if f == nil {
-				detail := p.result.GetError()
-				if detail == nil {
-					if !m.stale {
-						sr.learn(msg.node)
-					}
-					continue
+				f = m.failureOf(p)
+			}
+			if f == nil {
+				if !m.stale {
+					sr.learn(msg.node)
 				}
-				p.result = nil
-				understood := understandDetail(detail, m.write)
-				f = &understood
+				continue
 			}
 			if f.remedy == giveUp {
 				p.err = fmt.Errorf("%s: %w", m.name, f.err)
@@ -316,6 +374,19 @@ func (m *multi) settle(ctx context.Context, rt *routes, messages []*message) (pa
 		}
 	}
 	return pause, again
+}
+
+// failureOf is why a part of a message that was answered failed; nil: it has its result.
+func (m *multi) failureOf(p *part) *failure {
+	f := p.failure
+	if detail := p.result.GetError(); detail != nil {
+		understood := understandDetail(detail, m.write)
+		f = &understood
+	}
+	if f != nil {
+		p.result, p.failure = nil, nil
+	}
+	return f
 }
 
 // tooLarge says whether a message was refused for its size as a whole, and halves the next ones.

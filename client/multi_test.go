@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,8 +22,30 @@ func numbered(n int) (keys [][]byte, items []SetItem) {
 	return keys, items
 }
 
-func TestMultiOperationsOverAllShards(t *testing.T) {
+// bothWays runs a test against nodes with the stream and against nodes without it, where a message is one Batch.
+func bothWays(t *testing.T, run func(t *testing.T, unary bool)) {
+	t.Run("stream", func(t *testing.T) { run(t, false) })
+	t.Run("batch", func(t *testing.T) { run(t, true) })
+}
+
+// sets lists the writes that a node has seen, whichever way they came.
+func (n *fakeNode) sets() []*ostrakapb.SetRequest {
+	all := requests[*ostrakapb.SetRequest](n)
+	for _, b := range requests[*ostrakapb.BatchRequest](n) {
+		for _, op := range b.Ops {
+			if set := op.GetSet(); set != nil {
+				all = append(all, set)
+			}
+		}
+	}
+	return all
+}
+
+func TestMultiOperationsOverAllShards(t *testing.T) { bothWays(t, testMultiOperationsOverAllShards) }
+
+func testMultiOperationsOverAllShards(t *testing.T, unary bool) {
 	f := newFakeCluster(t, 3, 8)
+	f.unary = unary
 	c := f.client()
 	keys, items := numbered(1000)
 	for i, err := range c.MultiSet(t.Context(), items) {
@@ -52,14 +73,15 @@ func TestMultiOperationsOverAllShards(t *testing.T) {
 			if len(b.Ops) > messageOpsMax {
 				t.Errorf("a message of %d operations", len(b.Ops))
 			}
-			for _, op := range b.Ops {
-				if set := op.GetSet(); set != nil {
-					if requestsOfWrites[set.Header.Request] {
-						t.Errorf("request %d was sent twice", set.Header.Request)
-					}
-					requestsOfWrites[set.Header.Request] = true
-				}
+		}
+		if batches := len(requests[*ostrakapb.BatchRequest](n)); (batches > 0) != unary {
+			t.Errorf("%d batches were sent", batches)
+		}
+		for _, set := range n.sets() {
+			if requestsOfWrites[set.Header.Request] {
+				t.Errorf("request %d was sent twice", set.Header.Request)
 			}
+			requestsOfWrites[set.Header.Request] = true
 		}
 	}
 	if len(requestsOfWrites) != len(items) {
@@ -71,61 +93,82 @@ func TestMultiOperationsOverAllShards(t *testing.T) {
 }
 
 func TestMultiSetFollowsEachShardsLeader(t *testing.T) {
-	f := newFakeCluster(t, 3, 6)
-	c := f.client()
-	for id := range f.leaders { // all hints of the first map are wrong now
-		f.lead(id, "n3")
-	}
-	_, items := numbered(100)
-	for i, err := range c.MultiSet(t.Context(), items) {
-		if err != nil {
-			t.Fatalf("set %d: %v", i, err)
+	bothWays(t, func(t *testing.T, unary bool) {
+		f := newFakeCluster(t, 3, 6)
+		f.unary = unary
+		c := f.client()
+		for id := range f.leaders { // all hints of the first map are wrong now
+			f.lead(id, "n3")
 		}
-	}
-	if got := len(requests[*ostrakapb.BatchRequest](f.node("n3"))); got > 4 {
-		t.Errorf("the leader of all saw %d messages for 100 items", got)
-	}
+		_, items := numbered(100)
+		for i, err := range c.MultiSet(t.Context(), items) {
+			if err != nil {
+				t.Fatalf("set %d: %v", i, err)
+			}
+		}
+		if got := len(f.node("n3").sets()); got != len(items) {
+			t.Errorf("the leader of all saw %d of %d items", got, len(items))
+		}
+		if got := len(requests[*ostrakapb.BatchRequest](f.node("n3"))); got > 4 {
+			t.Errorf("the leader of all saw %d messages for 100 items", got)
+		}
+	})
 }
 
 // Of one message, some operations are done, some refused for good, some unknown, some to be sent again.
 func TestResultsOfOneMessageAreTakenApart(t *testing.T) {
-	f := newFakeCluster(t, 1, 1)
-	c := f.client()
-	var batches atomic.Int32
-	f.node("n1").play(func(_ context.Context, req any) (any, error) {
-		b, ok := req.(*ostrakapb.BatchRequest)
-		if !ok || batches.Add(1) > 1 {
-			return nil, nil
-		}
-		resp := &ostrakapb.BatchResponse{}
-		for i := range b.Ops {
-			reasons := []ostrakapb.Reason{
-				ostrakapb.Reason_REASON_OUTCOME_UNKNOWN, ostrakapb.Reason_REASON_NO_LEADER, ostrakapb.Reason_REASON_LIMIT}
-			r := &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Set{Set: &ostrakapb.SetResponse{Done: true, Version: 1}}}
-			if i < len(reasons) {
-				r.Result = &ostrakapb.OpResult_Error{Error: &ostrakapb.ErrorDetail{Reason: reasons[i]}}
+	bothWays(t, func(t *testing.T, unary bool) {
+		f := newFakeCluster(t, 1, 1)
+		f.unary = unary
+		c := f.client()
+		answer := func(set *ostrakapb.SetRequest) *ostrakapb.OpResult {
+			reasons := map[string]ostrakapb.Reason{"key-0000": ostrakapb.Reason_REASON_OUTCOME_UNKNOWN,
+				"key-0001": ostrakapb.Reason_REASON_NO_LEADER, "key-0002": ostrakapb.Reason_REASON_LIMIT}
+			if reason, ok := reasons[string(set.Key)]; ok && set.Header.Attempt == 1 {
+				return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Error{Error: &ostrakapb.ErrorDetail{Reason: reason}}}
 			}
-			resp.Results = append(resp.Results, r)
+			return &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Set{Set: &ostrakapb.SetResponse{Done: true, Version: 1}}}
 		}
-		return resp, nil
+		f.node("n1").play(func(_ context.Context, req any) (any, error) {
+			switch req := req.(type) {
+			case *ostrakapb.SetRequest:
+				r := answer(req)
+				if d := r.GetError(); d != nil {
+					return nil, detailed(d)
+				}
+				return r.GetSet(), nil
+			case *ostrakapb.BatchRequest:
+				resp := &ostrakapb.BatchResponse{}
+				for _, op := range req.Ops {
+					resp.Results = append(resp.Results, answer(op.GetSet()))
+				}
+				return resp, nil
+			}
+			return nil, nil
+		})
+		_, items := numbered(5)
+		errs := c.MultiSet(t.Context(), items)
+		if !errors.Is(errs[0], ErrOutcomeUnknown) || errs[1] != nil || !errors.Is(errs[2], ErrLimit) || errs[3] != nil || errs[4] != nil {
+			t.Errorf("errors %v", errs)
+		}
+		again := 0
+		for _, set := range f.node("n1").sets() {
+			if set.Header.Attempt > 1 {
+				again++
+				if string(set.Key) != "key-0001" || set.Header.Attempt != 2 || set.Header.Request != 2 {
+					t.Errorf("sent again: %v", set)
+				}
+			}
+		}
+		if again != 1 {
+			t.Errorf("%d were sent again, want one", again)
+		}
 	})
-	_, items := numbered(5)
-	errs := c.MultiSet(t.Context(), items)
-	if !errors.Is(errs[0], ErrOutcomeUnknown) || errs[1] != nil || !errors.Is(errs[2], ErrLimit) || errs[3] != nil || errs[4] != nil {
-		t.Errorf("errors %v", errs)
-	}
-	sent := requests[*ostrakapb.BatchRequest](f.node("n1"))
-	if len(sent) != 2 || len(sent[1].Ops) != 1 {
-		t.Fatalf("sent %v", sent)
-	}
-	again := sent[1].Ops[0].GetSet()
-	if string(again.Key) != "key-0001" || again.Header.Attempt != 2 || again.Header.Request != 2 {
-		t.Errorf("sent again: %v", again)
-	}
 }
 
 func TestAMessageTooLargeAsAWholeIsHalved(t *testing.T) {
 	f := newFakeCluster(t, 1, 1)
+	f.unary = true
 	c := f.client()
 	f.node("n1").play(func(_ context.Context, req any) (any, error) {
 		if b, ok := req.(*ostrakapb.BatchRequest); ok && len(b.Ops) > 30 {

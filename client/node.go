@@ -25,6 +25,9 @@ const (
 	// connectTimeout bounds one try to connect, redialMax the pause between tries.
 	connectTimeout = 2 * time.Second
 	redialMax      = time.Second
+	// beatMin and beatMax bound how often a pipeline looks whose patience is over.
+	beatMin = time.Millisecond
+	beatMax = 50 * time.Millisecond
 	// messageBytesMax bounds an answer. The server's own limits are lower: this keeps a broken peer from
 	// taking all memory.
 	messageBytesMax = 256 << 20
@@ -34,8 +37,10 @@ const (
 type node struct {
 	address string
 	conn    *grpc.ClientConn
-	kv      *pipelined
-	admin   ostrakapb.AdminClient
+	kv      ostrakapb.KVClient
+	// pipeline carries the small operations.
+	pipeline *pipeline
+	admin    ostrakapb.AdminClient
 	// suspectUntil is a Unix time in nanoseconds up to which other nodes are preferred; 0: trusted.
 	suspectUntil atomic.Int64
 }
@@ -43,7 +48,7 @@ type node struct {
 // close ends the calls under way.
 func (n *node) close() {
 	n.conn.Close()
-	n.kv.close()
+	n.pipeline.close()
 }
 
 func (n *node) suspect() { n.suspectUntil.Store(time.Now().Add(suspectFor).UnixNano()) }
@@ -64,6 +69,9 @@ func (n *node) trust() {
 // new map costs no connections.
 type pool struct {
 	options []grpc.DialOption
+	// header and beat are for the nodes' pipelines. Without a header there must be no calls over them.
+	header func() *ostrakapb.Header
+	beat   time.Duration
 
 	mu     sync.Mutex
 	nodes  map[string]*node
@@ -87,7 +95,8 @@ func newPool(cfg *config) *pool {
 	if cfg.dialer != nil {
 		options = append(options, grpc.WithContextDialer(cfg.dialer))
 	}
-	return &pool{options: options, nodes: make(map[string]*node)}
+	return &pool{options: options, nodes: make(map[string]*node),
+		beat: min(max(min(cfg.attemptTimeout, cfg.timeout)/10, beatMin), beatMax)}
 }
 
 // node returns the node of an address, known or new. It connects to nothing yet.
@@ -107,9 +116,10 @@ func (p *pool) node(address string) (*node, error) {
 	n := &node{
 		address: address,
 		conn:    conn,
-		kv:      newPipelined(ostrakapb.NewKVClient(conn)),
+		kv:      ostrakapb.NewKVClient(conn),
 		admin:   ostrakapb.NewAdminClient(conn),
 	}
+	n.pipeline = &pipeline{kv: n.kv, header: p.header, beat: p.beat, suspect: func(sr *shardRoute) { doubt(n, sr) }}
 	p.nodes[address] = n
 	return n, nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 
 	ostrakapb "github.com/ostraka-db/ostraka/proto"
 )
@@ -33,38 +34,199 @@ func TestNodeWithoutPipeline(t *testing.T) {
 		t.Errorf("%d sets were done", f.version)
 	}
 	for _, n := range c.pool.nodes {
-		if !n.kv.unsupported.Load() {
+		if !n.pipeline.absent() {
 			t.Errorf("%s is still asked for a stream", n.address)
 		}
 	}
 }
 
-// Calls that come while a message is sent share the next one.
-func TestCallsAreJoined(t *testing.T) {
-	p := &pipe{wake: make(chan struct{}, 1), waiting: make(map[uint64]*pipelinedCall)}
-	calls := make([]*pipelinedCall, 10)
-	for i := range calls {
-		calls[i] = &pipelinedCall{op: &ostrakapb.Op{}, mark: new(sendMark), done: make(chan pipelinedOutcome, 1)}
-		if ok, err := p.push(calls[i]); !ok || err != nil {
+// testPipe is a stream without goroutines, and calls that wait on it.
+func testPipe(t *testing.T, calls int) (*pipe, []*pipelineCall) {
+	t.Helper()
+	s := &pipe{wake: make(chan struct{}, 1), watched: make(chan struct{}, 1), waiting: make(map[uint64]*pipelineCall),
+		owner: &pipeline{header: func() *ostrakapb.Header { return &ostrakapb.Header{LowestUnanswered: 9} }, suspect: func(*shardRoute) {}}}
+	op, err := ostrakapb.AppendOp(nil, &ostrakapb.Op{Op: &ostrakapb.Op_Set{Set: &ostrakapb.SetRequest{Key: []byte("k")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make([]*pipelineCall, calls)
+	now := time.Now()
+	for i := range all {
+		all[i] = newPipelineCall()
+		all[i].op, all[i].epoch, all[i].write = op, uint64(100-i), true
+		all[i].deadline, all[i].patience = now.Add(time.Hour), now.Add(time.Minute)
+		if ok, err := s.push(all[i : i+1]); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
 	}
-	p.abandon(calls[3])
-	message, _ := p.next()
-	if got := len(message.GetCalls()); got != 9 {
-		t.Fatalf("%d calls in the message", got)
+	return s, all
+}
+
+// sent decodes a message as any server would.
+func sent(t *testing.T, frame *ostrakapb.PipelineFrame) *ostrakapb.PipelineRequest {
+	t.Helper()
+	message := new(ostrakapb.PipelineRequest)
+	if frame == nil {
+		return message
+	}
+	wire, err := ostrakapb.PipelineCodec{}.Marshal(frame)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := proto.Unmarshal(wire.Materialize(), message); err != nil {
+		t.Fatal(err)
+	}
+	return message
+}
+
+func answers(t *testing.T, numbers ...uint64) []byte {
+	t.Helper()
+	message := new(ostrakapb.PipelineResponse)
+	for _, n := range numbers {
+		message.Answers = append(message.Answers, &ostrakapb.PipelineAnswer{Number: n,
+			Result: &ostrakapb.OpResult{Result: &ostrakapb.OpResult_Set{Set: &ostrakapb.SetResponse{Done: true}}}})
+	}
+	b, err := proto.Marshal(message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Calls that come while a message is sent share the next one; one whose caller went before that is not sent.
+func TestCallsAreJoined(t *testing.T) {
+	s, calls := testPipe(t, 10)
+	if !s.abandon(calls[3]) {
+		t.Fatal("it has no outcome yet")
+	}
+	frame, _ := s.next()
+	message := sent(t, frame)
+	if len(message.GetCalls()) != 9 || message.GetHeader().GetLowestUnanswered() != 9 || message.GetHeader().GetEpoch() != 91 {
+		t.Fatalf("sent %v", message)
 	}
 	for i, c := range calls {
-		if c.mark.sent.Load() != (i != 3) {
-			t.Errorf("call %d: sent %v", i, c.mark.sent.Load())
+		if c.sent() != (i != 3) {
+			t.Errorf("call %d: sent %v", i, c.sent())
 		}
 	}
-	if message, _ = p.next(); message != nil {
-		t.Errorf("sent twice: %v", message)
+	if again, _ := s.next(); again != nil {
+		t.Errorf("sent twice: %v", sent(t, again))
 	}
-	p.settle(&ostrakapb.PipelineResponse{Answers: []*ostrakapb.PipelineAnswer{{Number: 2}, {Number: 2}, {Number: 99}}})
-	if len(calls[1].done) != 1 || len(p.waiting) != 8 {
-		t.Errorf("%d answers to call 1, %d calls wait", len(calls[1].done), len(p.waiting))
+	if _, err := s.settle(answers(t, 2, 2, 99), nil); err != nil {
+		t.Fatal(err)
+	}
+	if len(calls[1].done) != 1 || len(s.waiting) != 8 || !calls[1].result.GetSet().GetDone() {
+		t.Errorf("%d answers to call 1, %d calls wait", len(calls[1].done), len(s.waiting))
+	}
+	if s.abandon(calls[1]) {
+		t.Error("a call that has its answer was taken back")
+	}
+}
+
+// A message takes a bounded part of the queue, and a queue takes a bounded number of calls and bytes.
+func TestPipelineBounds(t *testing.T) {
+	s, _ := testPipe(t, pipelineCallsMax+1)
+	frame, _ := s.next()
+	if n := len(sent(t, frame).GetCalls()); n != pipelineCallsMax {
+		t.Errorf("%d calls in a message", n)
+	}
+	frame, _ = s.next()
+	if n := len(sent(t, frame).GetCalls()); n != 1 {
+		t.Errorf("%d calls in the second message", n)
+	}
+	if s.queueBytes != 0 {
+		t.Errorf("%d bytes wait in an empty queue", s.queueBytes)
+	}
+	big := newPipelineCall()
+	big.op = make([]byte, pipelineQueueBytesMax)
+	if ok, err := s.push([]*pipelineCall{big}); !ok || err != nil {
+		t.Errorf("a queue that is empty takes anything: %v", err)
+	}
+	if ok, err := s.push([]*pipelineCall{newPipelineCall()}); ok == true && len(s.queue) != 2 || err != nil {
+		t.Errorf("an empty operation fits: %v", err)
+	}
+	small := newPipelineCall()
+	small.op = make([]byte, 1)
+	if ok, err := s.push([]*pipelineCall{small}); ok || !errors.Is(err, errPipelineFull) {
+		t.Errorf("one byte too many: %v", err)
+	}
+}
+
+// Patience: a read, or a write that isn't sent, is given up; a write that is sent makes its node suspect, and is given up
+// at its deadline.
+func TestPipelinePatience(t *testing.T) {
+	s, calls := testPipe(t, 3)
+	suspected := 0
+	s.owner.suspect = func(*shardRoute) { suspected++ }
+	calls[1].write = false
+	s.next()
+	late, sr := newPipelineCall(), new(shardRoute)
+	late.write, late.route, late.deadline, late.patience = true, sr, calls[0].deadline, calls[0].patience
+	if ok, err := s.push([]*pipelineCall{late}); !ok || err != nil {
+		t.Fatal(err)
+	}
+	start := calls[0].patience.Add(-time.Minute)
+	outcome := func(c *pipelineCall) error {
+		if len(c.done) == 0 {
+			return nil
+		}
+		return c.err
+	}
+	if !s.look(start) || suspected != 0 || outcome(calls[1]) != nil {
+		t.Errorf("too early: %d suspected, %v", suspected, outcome(calls[1]))
+	}
+	for range 2 {
+		s.look(start.Add(2 * time.Minute))
+	}
+	if suspected != 2 {
+		t.Errorf("%d writes made their node suspect, want each once", suspected)
+	}
+	for i, want := range []error{nil, errPatience, nil} {
+		if got := outcome(calls[i]); got != want {
+			t.Errorf("call %d: %v, want %v", i, got, want)
+		}
+	}
+	if got := outcome(late); got != errPatience || late.sent() {
+		t.Errorf("the write that waits to be sent: %v, sent %v", got, late.sent())
+	}
+	if frame, _ := s.next(); frame != nil {
+		t.Error("what was given up was sent")
+	}
+	if s.look(start.Add(2 * time.Hour)) {
+		t.Error("no call waits, and yet they are watched")
+	}
+	if outcome(calls[0]) != errDeadline || outcome(calls[2]) != errDeadline {
+		t.Errorf("past the deadline: %v, %v", outcome(calls[0]), outcome(calls[2]))
+	}
+}
+
+// Calls in a queue when the node says that it stops are not sent, and calls that were sent wait for their answers.
+func TestPipelineDraining(t *testing.T) {
+	s, calls := testPipe(t, 2)
+	s.next()
+	waits := newPipelineCall()
+	if ok, err := s.push([]*pipelineCall{waits}); !ok || err != nil {
+		t.Fatal(err)
+	}
+	b, err := proto.Marshal(&ostrakapb.PipelineResponse{Draining: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.settle(b, nil); err != nil {
+		t.Fatal(err)
+	}
+	if frame, draining := s.next(); frame != nil || !draining {
+		t.Errorf("sent %v", sent(t, frame))
+	}
+	<-waits.done
+	if waits.err != errPipelineDraining || waits.sent() {
+		t.Errorf("%v, sent %v", waits.err, waits.sent())
+	}
+	if ok, err := s.push([]*pipelineCall{newPipelineCall()}); ok || err != nil {
+		t.Errorf("a stream that drains took a call: %v", err)
+	}
+	if _, err := s.settle(answers(t, 1, 2), nil); err != nil || len(calls[0].done)+len(calls[1].done) != 2 {
+		t.Errorf("the answers to what was sent: %v", err)
 	}
 }
 
@@ -76,7 +238,7 @@ func TestLargeValuesGoAlone(t *testing.T) {
 	if _, err := c.Set(t.Context(), []byte("large"), large); err != nil {
 		t.Fatal(err)
 	}
-	if n := c.pool.nodes["n1:7400"]; n.kv.current != nil {
+	if n := c.pool.nodes["n1:7400"]; n.pipeline.current != nil {
 		t.Error("the large value opened the stream")
 	}
 	if _, err := c.Set(t.Context(), []byte("small"), []byte("v")); err != nil {
