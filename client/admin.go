@@ -59,6 +59,9 @@ type BootstrapResult struct {
 	Already bool `json:"already"`
 }
 
+// bootstrapRoundMin is the least time that is worth another round: with less, nodes that are well would seem to be away.
+const bootstrapRoundMin = 200 * time.Millisecond
+
 // Bootstrap makes one cluster of blank nodes. It is safe to repeat with the same plan, and does so itself
 // within its deadline as long as the nodes are not all reachable.
 //
@@ -74,6 +77,8 @@ func (a *Admin) Bootstrap(ctx context.Context, spec BootstrapSpec) (BootstrapRes
 	}
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
+	// said is what nodes had to say last. A round that the deadline cuts off hears nothing of them.
+	var said error
 	for round := 1; ; round++ {
 		var resp *ostrakapb.BootstrapResponse
 		err := a.any(ctx, func(ctx context.Context, n *node) (err error) {
@@ -88,8 +93,12 @@ func (a *Admin) Bootstrap(ctx context.Context, spec BootstrapSpec) (BootstrapRes
 				Already:   resp.GetAlready(),
 			}, nil
 		}
-		if !errors.Is(err, ErrUnavailable) || !sleep(ctx, backOff(round)) {
-			return BootstrapResult{}, fmt.Errorf("bootstrap: %w", err)
+		if said == nil || !errors.Is(err, ErrNoEndpoint) {
+			said = err
+		}
+		again := errors.Is(err, ErrUnavailable) && sleep(ctx, backOff(round))
+		if deadline, _ := ctx.Deadline(); !again || time.Until(deadline) < bootstrapRoundMin {
+			return BootstrapResult{}, fmt.Errorf("bootstrap: %w", said)
 		}
 	}
 }

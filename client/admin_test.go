@@ -6,6 +6,7 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -54,6 +55,30 @@ func TestBootstrap(t *testing.T) {
 	}
 	if _, err = f.admin("n1:7400").Bootstrap(t.Context(), BootstrapSpec{Shards: -1}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("negative shards: %v", err)
+	}
+}
+
+// The last round is cut off by the deadline; the error is still what the nodes had said.
+func TestBootstrapTellsWhyItGaveUp(t *testing.T) {
+	f := newFakeCluster(t, 2, 1)
+	var tries atomic.Int32
+	for _, id := range []shard.NodeID{"n1", "n2"} {
+		f.node(id).play(func(ctx context.Context, req any) (any, error) {
+			if tries.Add(1) <= 2 {
+				d := notDone(ostrakapb.Reason_REASON_UNSPECIFIED)
+				d.Message = "n3 can't be reached"
+				return nil, detailed(d)
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+	}
+	_, err := f.admin("n1:7400", "n2:7400").Bootstrap(t.Context(), BootstrapSpec{Nodes: []NodeSpec{{"n1", "n1:7400", ""}}})
+	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "n3 can't be reached") {
+		t.Errorf("error %v", err)
+	}
+	if tries.Load() <= 2 {
+		t.Errorf("%d tries: the round that is cut off never began", tries.Load())
 	}
 }
 

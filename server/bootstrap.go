@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -52,6 +53,8 @@ func (n *Node) Bootstrap(ctx context.Context, req *ostrakapb.BootstrapRequest) (
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := leaveTimeToAnswer(ctx)
+	defer cancel()
 	found, err := n.greetNamed(ctx, req)
 	if err != nil {
 		return nil, err
@@ -73,6 +76,19 @@ func (n *Node) Bootstrap(ctx context.Context, req *ostrakapb.BootstrapRequest) (
 	}
 	return &ostrakapb.BootstrapResponse{ClusterId: plan.GetClusterId(), Shards: req.GetShards(), Replicas: req.GetReplicas(),
 		Already: already}, nil
+}
+
+// answerTimeMax is the most that leaveTimeToAnswer sets aside.
+const answerTimeMax = 2 * time.Second
+
+// leaveTimeToAnswer ends a call's work while a quarter of its time is left. A named node that hangs takes all the time that
+// it is given, and a caller whose own time is up by then would never be told which node it was.
+func leaveTimeToAnswer(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/4, answerTimeMax)))
 }
 
 // checkBootstrap validates a request and returns it with its defaults filled in and its nodes in order, so
@@ -123,23 +139,25 @@ func (n *Node) checkBootstrap(in *ostrakapb.BootstrapRequest) (*ostrakapb.Bootst
 	return req, nil
 }
 
-// greetNamed says hello to every named node and returns their answers in the request's order.
+// helloTimeout bounds the wait for one named node.
+const helloTimeout = 5 * time.Second
+
+// greetNamed says hello to all named nodes at once and returns their answers in the request's order, or an error that names
+// every node that is away.
 func (n *Node) greetNamed(ctx context.Context, req *ostrakapb.BootstrapRequest) ([]*ostrakapb.HelloResponse, error) {
-	found := make([]*ostrakapb.HelloResponse, len(req.GetNodes()))
+	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	defer cancel()
+	found, errs := make([]*ostrakapb.HelloResponse, len(req.GetNodes())), make([]error, len(req.GetNodes()))
+	var asking sync.WaitGroup
 	for i, spec := range req.GetNodes() {
 		if spec.GetId() == n.cfg.ID {
 			found[i] = n.helloAnswer()
 			continue
 		}
-		asked, cancel := context.WithTimeout(ctx, 5*time.Second)
-		answer, err := n.helloNamed(asked, spec)
-		cancel()
-		if err != nil {
-			return nil, err
-		}
-		found[i] = answer
+		asking.Go(func() { found[i], errs[i] = n.helloNamed(ctx, spec) })
 	}
-	return found, nil
+	asking.Wait()
+	return found, errors.Join(errs...)
 }
 
 func (n *Node) helloNamed(ctx context.Context, spec *ostrakapb.NodeSpec) (*ostrakapb.HelloResponse, error) {

@@ -218,6 +218,42 @@ func TestNothingStartsBeforeAllHoldThePlan(t *testing.T) {
 	mustWrite(t, nodes)
 }
 
+// TestBootstrapNamesWhoIsAway: nodes that hang take all the time that they are given, and still the answer names them,
+// within the caller's time.
+func TestBootstrapNamesWhoIsAway(t *testing.T) {
+	t.Parallel()
+	nodes, req := startBlank(t, 2)
+	for _, id := range []string{"n3", "n4"} {
+		silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and says nothing
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+		req.Nodes = append(req.Nodes, &ostrakapb.NodeSpec{Id: id, Address: silent.Addr().String()})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // less than helloTimeout
+	defer cancel()
+	_, err := ostrakapb.NewAdminClient(nodes[0].conn).Bootstrap(ctx, req)
+	d := detailOf(t, err)
+	if d.GetOutcome() != notDone || !strings.Contains(d.GetMessage(), "n3 at") || !strings.Contains(d.GetMessage(), "n4 at") ||
+		strings.Contains(d.GetMessage(), "n2 at") {
+		t.Errorf("%v", d)
+	}
+	if nodes[0].phase() != phaseBlank || nodes[1].phase() != phaseBlank {
+		t.Errorf("n1 is %s, n2 %s", nodes[0].phase(), nodes[1].phase())
+	}
+
+	req.Nodes = req.Nodes[:2]
+	slow := nodes[1].node
+	slow.adoption.Lock() // it greets, and then hangs
+	defer slow.adoption.Unlock()
+	ctx, cancel = context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	if _, err := ostrakapb.NewAdminClient(nodes[0].conn).Bootstrap(ctx, req); ctx.Err() != nil || !strings.Contains(err.Error(), "node n2 at") {
+		t.Errorf("a node that does not adopt: %v", err)
+	}
+}
+
 // TestAdoptingNodeSaysSo: between the passes a node serves nothing, and its log, its probe, its status and its
 // refusals say what is to be done.
 func TestAdoptingNodeSaysSo(t *testing.T) {
