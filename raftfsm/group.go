@@ -178,10 +178,10 @@ func (r *Read) expiredUnlogged(m store.Meta) bool {
 	return r.level == Linearizable && m.ExpiresAt != 0 && r.machine.now() >= m.ExpiresAt
 }
 
-// logExpiry commits a tick at the leader's time, so that what is reported as expired after it stays so
-// under every later leader.
+// logExpiry commits a tick, so that what is reported as expired after it stays so under every later leader. The proposer
+// stamps it, at the moment it is proposed: a time from here could be an earlier term's by then.
 func (r *Read) logExpiry() error {
-	if _, err := r.life.proposer.entry(r.ctx, &entry{Kind: entryTick, Time: r.machine.now()}); err != nil {
+	if _, err := r.life.proposer.entry(r.ctx, &entry{Kind: entryTick}); err != nil {
 		return fmt.Errorf("%w: the key's expiry could not be committed: %w", ErrNotConfirmed, err)
 	}
 	return nil

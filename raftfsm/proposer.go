@@ -27,7 +27,8 @@ import (
 type proposer struct {
 	cfg   ProposerConfig
 	apply func(data []byte, timeout time.Duration) raft.ApplyFuture
-	// stamp returns shard time now; never below an applied entry's.
+	// term is raft's; stamp returns shard time now, never below an applied entry's.
+	term  func() uint64
 	stamp func() store.Time
 	// refused reports each entry that raft answered with a refusal, nil for one it took: the watchdog listens.
 	refused func(error)
@@ -42,9 +43,11 @@ type proposer struct {
 	// wake holds a token when the queue is not empty or the proposer closed.
 	wake chan struct{}
 
-	// pack goroutine only: what it took from the queue at once, from next on; and the highest time proposed so far.
+	// pack goroutine only: what it took from the queue at once, from next on; and the highest time proposed so far in
+	// stampTerm.
 	batch     []proposal
 	next      int
+	stampTerm uint64
 	lastStamp store.Time
 
 	// launching holds a token while an entry is handed to raft, and while the proposer is paused. It is a channel
@@ -125,9 +128,9 @@ func (pr proposal) size() int64 {
 	return int64(opOverhead + len(pr.alone.encoded))
 }
 
-func newProposer(cfg ProposerConfig, apply func([]byte, time.Duration) raft.ApplyFuture,
+func newProposer(cfg ProposerConfig, apply func([]byte, time.Duration) raft.ApplyFuture, term func() uint64,
 	stamp func() store.Time, refused func(error)) *proposer {
-	p := &proposer{cfg: cfg, apply: apply, stamp: stamp, refused: refused,
+	p := &proposer{cfg: cfg, apply: apply, term: term, stamp: stamp, refused: refused,
 		wake:      make(chan struct{}, 1),
 		launching: make(chan struct{}, 1),
 		inFlight:  make(chan *flight, cfg.InFlightMax)}
@@ -363,14 +366,24 @@ func (p *proposer) encode(encoder *entryEncoder, f *flight) ([]byte, error) {
 	if f.alone != nil && f.alone.entry == nil {
 		return f.alone.encoded, nil
 	}
-	at := max(p.lastStamp, p.stamp())
+	at := p.now()
 	if f.alone == nil {
-		p.lastStamp = at
 		return encoder.encodeWrites(at, f.writes), nil
 	}
-	f.alone.entry.Time = max(f.alone.entry.Time, at)
-	p.lastStamp = f.alone.entry.Time
+	f.alone.entry.Time = at
 	return encoder.encode(f.alone.entry)
+}
+
+// now is the time of the next entry. Within a term it never goes back, though stamp may, by as much as it took to apply an
+// entry. Nothing is kept beyond the term: a deposed leader that was paused goes on stamping entries that are never committed,
+// and its successors' time may be behind the clock (docs/decisions/0005). Leading again with the old stamp, it would have moved
+// time on by all of that at once, and keys would have expired early.
+func (p *proposer) now() store.Time {
+	if term := p.term(); term != p.stampTerm {
+		p.stampTerm, p.lastStamp = term, 0
+	}
+	p.lastStamp = max(p.lastStamp, p.stamp())
+	return p.lastStamp
 }
 
 // finish is the second goroutine: raft's futures → receivers.

@@ -173,7 +173,7 @@ func (r *replica) run(stores *storage.Replica) (*life, error) {
 		return nil, errors.Join(err, facade.Close())
 	}
 	l.fsm.running.Store(true)
-	l.proposer = newProposer(r.host.cfg.Proposer, l.raft.Apply,
+	l.proposer = newProposer(r.host.cfg.Proposer, l.raft.Apply, l.raft.CurrentTerm,
 		func() store.Time { return r.stamp(l.fsm.machine) }, l.noteRefusal)
 	l.goroutines.Go(l.followLeadership)
 	return l, nil

@@ -119,7 +119,7 @@ func (s *scheduler) reap() {
 				break
 			}
 			ctx, cancel := context.WithTimeout(s.ctx, s.host.cfg.Timing.Election)
-			_, err := l.proposer.entry(ctx, &entry{Kind: entryReap, Time: now, Slot: slot, Cutoff: now, Limit: s.host.cfg.Reaping.KeysMax})
+			_, err := l.proposer.entry(ctx, &entry{Kind: entryReap, Slot: slot, Cutoff: now, Limit: s.host.cfg.Reaping.KeysMax})
 			cancel()
 			if err != nil {
 				break // the next beat, or the next leader, goes on
