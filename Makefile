@@ -8,7 +8,7 @@ PROTOC_GEN_GO := v1.36.12
 PROTOC_GEN_GO_GRPC := v1.6.2
 STATICCHECK := v0.8.2
 
-.PHONY: help build run test race lint generate check-generated bench bench-compare fuzz check check-compare clean
+.PHONY: help build run test race lint generate check-generated bench bench-compare torture torture-smoke fuzz check check-compare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,13 +51,22 @@ bench-compare: build ## etcd, Redis and Ostraka side by side on this machine, te
 check-compare: $(BIN)/staticcheck ## lint, build and tests of bench/compare
 	cd bench/compare && go vet ./... && $(BIN)/staticcheck ./... && go mod tidy -diff && go mod verify && go test -timeout 10m ./...
 
+MINUTES ?= 5
+SEED ?= 0
+TORTURE ?=
+torture: build ## break a cluster under load for MINUTES (5) and check every promise; SEED=7 repeats a script, TORTURE='-only isolate' adds flags
+	go run ./bench/torture -binary $(CURDIR)/ostraka -dir $(CURDIR)/data/torture -minutes $(MINUTES) -seed $(SEED) -ledger docs/torture-ledger.md $(TORTURE)
+
+torture-smoke: build ## a minute of it, as part of check
+	go run ./bench/torture -binary $(CURDIR)/ostraka -dir $(CURDIR)/data/torture -minutes 1
+
 FUZZTIME ?= 20s
 fuzz: ## every fuzz target for FUZZTIME (20s); what it finds stays in testdata/fuzz
 	@set -e; for pkg in $$(go list ./...); do \
 		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "== $$pkg $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; done; done
 
-check: lint check-generated test race check-compare ## what CI runs
+check: lint check-generated test race check-compare torture-smoke ## what CI runs
 
 clean: ## the binary and the tools
 	rm -rf ostraka .bin

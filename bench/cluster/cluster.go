@@ -34,6 +34,11 @@ type Options struct {
 	ServerArgs []string
 	// HTTP gives every node an HTTP listener.
 	HTTP bool
+	// Hosts are the nodes' IP addresses, on which they use the same two ports; nil: loopback, each with ports of its own.
+	Hosts []string
+	// Wrap returns a command that runs a node's process, such as one that puts it into a network namespace; it must
+	// become that process, since that is what is killed. nil: none.
+	Wrap func(id string) []string
 }
 
 // Cluster is a set of processes that were made one cluster.
@@ -59,17 +64,20 @@ func Blank(ctx context.Context, opts Options) (*Cluster, error) {
 	if opts.Nodes == 0 {
 		opts.Nodes = 3
 	}
-	ports, err := FreeAddresses(2 * opts.Nodes)
+	addresses, err := opts.addresses()
 	if err != nil {
 		return nil, err
 	}
 	c := &Cluster{opts: opts}
 	for i := range opts.Nodes {
 		id := fmt.Sprintf("n%d", i+1)
-		p := &Process{ID: id, Address: ports[2*i], binary: opts.Binary, args: opts.ServerArgs,
-			DataDir: filepath.Join(opts.Dir, id), logPath: filepath.Join(opts.Dir, id+".log")}
+		p := &Process{ID: id, Address: addresses[2*i], binary: opts.Binary, args: opts.ServerArgs,
+			DataDir: filepath.Join(opts.Dir, id), LogPath: filepath.Join(opts.Dir, id+".log")}
 		if opts.HTTP {
-			p.HTTPAddress = ports[2*i+1]
+			p.HTTPAddress = addresses[2*i+1]
+		}
+		if opts.Wrap != nil {
+			p.wrap = opts.Wrap(id)
 		}
 		if err := p.Start(); err != nil {
 			return nil, errors.Join(err, c.Close())
@@ -82,6 +90,24 @@ func Blank(ctx context.Context, opts Options) (*Cluster, error) {
 		}
 	}
 	return c, nil
+}
+
+// hostPort is the port of nodes that have a host of their own; the next one is that of HTTP.
+const hostPort = 7400
+
+// addresses returns two for each node.
+func (o *Options) addresses() ([]string, error) {
+	if o.Hosts == nil {
+		return FreeAddresses(2 * o.Nodes)
+	}
+	if len(o.Hosts) != o.Nodes {
+		return nil, fmt.Errorf("%d hosts for %d nodes", len(o.Hosts), o.Nodes)
+	}
+	var addresses []string
+	for _, host := range o.Hosts {
+		addresses = append(addresses, fmt.Sprintf("%s:%d", host, hostPort), fmt.Sprintf("%s:%d", host, hostPort+1))
+	}
+	return addresses, nil
 }
 
 // FreeAddresses returns loopback addresses that were free a moment ago. All are held at once, so that they differ.
@@ -243,7 +269,7 @@ func (c *Cluster) Close() error {
 func (c *Cluster) Logs(bytesMax int64) string {
 	var b strings.Builder
 	for _, p := range c.nodes {
-		fmt.Fprintf(&b, "--- %s (%s)\n%s\n", p.ID, p.Address, tail(p.logPath, bytesMax))
+		fmt.Fprintf(&b, "--- %s (%s)\n%s\n", p.ID, p.Address, tail(p.LogPath, bytesMax))
 	}
 	return b.String()
 }

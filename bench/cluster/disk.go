@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -67,6 +68,44 @@ func (d *Disk) CutPower() error {
 	return unix.IoctlSetPointerInt(int(f.Fd()), ext4Shutdown, noLogFlush)
 }
 
+// Fail makes every later write and sync of the filesystem fail, as a disk does that is about to die; reads go on. End the
+// processes that use it, and then Restore.
+func (d *Disk) Fail() error {
+	out, err := exec.Command("findmnt", "-n", "-o", "SOURCE", d.Dir).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("findmnt %s: %w: %s", d.Dir, err, out)
+	}
+	trigger := filepath.Join("/sys/fs/ext4", filepath.Base(strings.TrimSpace(string(out))), "trigger_fs_error")
+	// "errors=" decides what the filesystem does on one.
+	if out, err := exec.Command("mount", "-o", "remount,errors=remount-ro", d.Dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("remount %s: %w: %s", d.Dir, err, out)
+	}
+	return os.WriteFile(trigger, []byte("1"), 0)
+}
+
+// Fill takes all the room that the filesystem has; Free gives it back.
+func (d *Disk) Fill() error {
+	f, err := os.Create(d.filler())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	block := make([]byte, 1<<20)
+	for {
+		if _, err := f.Write(block); err != nil {
+			if errors.Is(err, unix.ENOSPC) {
+				return f.Sync()
+			}
+			return err
+		}
+	}
+}
+
+// Free undoes Fill.
+func (d *Disk) Free() error { return os.Remove(d.filler()) }
+
+func (d *Disk) filler() string { return filepath.Join(d.Dir, "filler") }
+
 // Restore mounts what a power cut has left. No process may have files open there.
 func (d *Disk) Restore() error {
 	if err := d.Close(); err != nil {
@@ -81,4 +120,9 @@ func (d *Disk) Close() error {
 		return fmt.Errorf("umount %s: %w: %s", d.Dir, err, out)
 	}
 	return nil
+}
+
+// Remove unmounts the filesystem and removes its file.
+func (d *Disk) Remove() error {
+	return errors.Join(d.Close(), os.Remove(d.image))
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -16,15 +17,17 @@ import (
 type Process struct {
 	ID      string
 	DataDir string
+	// LogPath is the file that the process's output is appended to.
+	LogPath string
 	// Address and HTTPAddress may be changed between a Kill and a Start; HTTPAddress may be empty.
 	Address     string
 	HTTPAddress string
 	// Peers is given as --peers where it is set.
 	Peers string
 
-	binary  string
-	args    []string
-	logPath string
+	binary string
+	args   []string
+	wrap   []string // see Options.Wrap
 
 	mu sync.Mutex
 	// cmd is set while the process runs; exited is closed once it has ended.
@@ -44,7 +47,7 @@ func (p *Process) Start() error {
 	if p.cmd != nil {
 		return fmt.Errorf("%w: %s", ErrRunning, p.ID)
 	}
-	log, err := os.OpenFile(p.logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(p.LogPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
@@ -56,7 +59,8 @@ func (p *Process) Start() error {
 	if p.Peers != "" {
 		args = append(args, "--peers", p.Peers)
 	}
-	cmd := exec.Command(p.binary, append(args, p.args...)...)
+	line := slices.Concat(p.wrap, []string{p.binary}, args, p.args)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	// A group of its own, so that a Ctrl-C at the terminal reaches it only through whoever started it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -83,11 +87,11 @@ func (p *Process) AwaitListening(ctx context.Context) error {
 			return conn.Close()
 		}
 		if !p.Running() {
-			return fmt.Errorf("%s ended before it listened: %s", p.ID, tail(p.logPath, 2000))
+			return fmt.Errorf("%s ended before it listened: %s", p.ID, tail(p.LogPath, 2000))
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s does not listen: %w: %s", p.ID, err, tail(p.logPath, 2000))
+			return fmt.Errorf("%s does not listen: %w: %s", p.ID, err, tail(p.LogPath, 2000))
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

@@ -9,6 +9,7 @@ package history
 import (
 	"fmt"
 	"math"
+	"strconv"
 	"sync"
 	"time"
 
@@ -24,6 +25,10 @@ const (
 	Write
 	Delete
 	CompareAndSet
+	// Increment adds Value, in decimals, to a key that holds decimals; a missing one counts as 0.
+	Increment
+	// Append adds Value to the end; a missing key counts as empty.
+	Append
 )
 
 // Input is an operation as called.
@@ -38,9 +43,11 @@ type Input struct {
 type Output struct {
 	// Unknown: the operation may have been done, or may yet be.
 	Unknown bool
-	// Found: a read found the key, or a delete removed it. Value is what was read.
+	// Found: a read found the key, or a delete removed it. Value is what was read, or what an increment made.
 	Found bool
 	Value string
+	// Length is the value's after an append.
+	Length int
 	// Swapped: CompareAndSet wrote.
 	Swapped bool
 }
@@ -125,8 +132,27 @@ func step(s register, in Input, out Output) (bool, register) {
 			return true, register{exists: true, value: in.Value}
 		}
 		return true, s
+	case Increment:
+		sum := decimal(s.value) + decimal(in.Value)
+		after := register{exists: true, value: strconv.Itoa(sum)}
+		return out.Unknown || out.Value == after.value, after
+	case Append:
+		after := register{exists: true, value: s.value + in.Value}
+		return out.Unknown || out.Length == len(after.value), after
 	}
 	return false, s
+}
+
+// decimal reads a counter's value. Only counters are incremented, by whoever records the history.
+func decimal(s string) int {
+	if s == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		panic(fmt.Sprintf("history: %q was incremented", s))
+	}
+	return n
 }
 
 // Check returns nil if the history is linearizable. picture is where an HTML view of a bad history is

@@ -19,6 +19,8 @@ func TestCheckerKnowsGoodFromBad(t *testing.T) {
 	read := Input{Kind: Read, Key: "k"}
 	saw := func(v string) Output { return Output{Found: true, Value: v} }
 	cas := Input{Kind: CompareAndSet, Key: "k", Old: "a", Value: "b"}
+	add := Input{Kind: Increment, Key: "k", Value: "1"}
+	more := Input{Kind: Append, Key: "k", Value: ",b"}
 	cases := []struct {
 		name string
 		ops  []porcupine.Operation
@@ -36,6 +38,12 @@ func TestCheckerKnowsGoodFromBad(t *testing.T) {
 		{"one swaps, one loses", []porcupine.Operation{op(0, 0, 1, write("a"), Output{}), op(0, 2, 9, cas, Output{Swapped: true}), op(1, 2, 9, cas, Output{})}, true},
 		{"a lost swap that must have won", []porcupine.Operation{op(0, 0, 1, write("a"), Output{}), op(0, 2, 3, cas, Output{})}, false},
 		{"delete of nothing", []porcupine.Operation{op(0, 0, 1, Input{Kind: Delete, Key: "k"}, Output{Found: true})}, false},
+		{"two increments", []porcupine.Operation{op(0, 0, 9, add, Output{Value: "2"}), op(1, 0, 9, add, Output{Value: "1"})}, true},
+		{"two increments that return the same", []porcupine.Operation{op(0, 0, 9, add, Output{Value: "1"}), op(1, 0, 9, add, Output{Value: "1"})}, false},
+		{"an unknown increment that counts", []porcupine.Operation{op(0, 0, never, add, Output{Unknown: true}), op(1, 2, 3, add, Output{Value: "2"})}, true},
+		{"an unknown increment that counts twice", []porcupine.Operation{op(0, 0, never, add, Output{Unknown: true}), op(1, 2, 3, add, Output{Value: "3"})}, false},
+		{"an append, then read", []porcupine.Operation{op(0, 0, 1, write("a"), Output{}), op(0, 2, 3, more, Output{Length: 3}), op(1, 4, 5, read, saw("a,b"))}, true},
+		{"an append done twice", []porcupine.Operation{op(0, 0, 1, write("a"), Output{}), op(0, 2, 3, more, Output{Length: 3}), op(1, 4, 5, read, saw("a,b,b"))}, false},
 		{"other keys don't matter", []porcupine.Operation{op(0, 0, 1, write("a"), Output{}), op(1, 2, 3, Input{Kind: Read, Key: "other"}, Output{})}, true},
 	}
 	for _, tc := range cases {

@@ -5,13 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/ostraka-db/ostraka/bench/cluster"
 	"github.com/ostraka-db/ostraka/client"
@@ -109,11 +105,8 @@ func TestFullDisks(t *testing.T) {
 	if _, err := cl.Set(ctx, []byte("before"), []byte("v")); err != nil {
 		t.Fatal(err)
 	}
-	var fillers []string
 	for i, d := range disks {
-		filler := filepath.Join(d.Dir, "filler")
-		fillers = append(fillers, filler)
-		if err := fill(filler); err != nil {
+		if err := d.Fill(); err != nil {
 			t.Fatal(err)
 		}
 		if !c.Nodes()[i].Running() {
@@ -146,8 +139,8 @@ func TestFullDisks(t *testing.T) {
 			t.Errorf("%s ended", p.ID)
 		}
 	}
-	for _, f := range fillers {
-		if err := os.Remove(f); err != nil {
+	for _, d := range disks {
+		if err := d.Free(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -161,24 +154,6 @@ func TestFullDisks(t *testing.T) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("there is room again, but writes end as %v", err)
-		}
-	}
-}
-
-// fill takes all the room that a filesystem has.
-func fill(path string) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	block := make([]byte, 1<<20)
-	for {
-		if _, err := f.Write(block); err != nil {
-			if errors.Is(err, unix.ENOSPC) {
-				return f.Sync()
-			}
-			return err
 		}
 	}
 }

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// need is what a fault wants of the machine.
+type need uint8
+
+const (
+	nothing need = iota
+	namespaces
+	disks
+)
+
+// kind groups faults that exclude each other in one round.
+type kind uint8
+
+const (
+	ofProcess kind = iota
+	ofNetwork
+	ofDisk
+	ofLoad
+)
+
+// fault is a row of the table below. begin strikes, end heals; both are the script's goroutine's.
+type fault struct {
+	name  string
+	needs need
+	kind  kind
+	// holdMax bounds how long it lasts; 0: as the script says.
+	holdMax time.Duration
+	plan    func(random *rand.Rand, nodes []string) action
+	begin   func(ctx context.Context, t *torture, a action) error
+	end     func(ctx context.Context, t *torture, a action) error
+}
+
+// one, majority and all are plans that pick nodes; lead picks the leader.
+func one(name string) func(*rand.Rand, []string) action {
+	return func(r *rand.Rand, nodes []string) action { return action{Fault: name, Nodes: some(r, nodes, 1)} }
+}
+
+func majority(name string) func(*rand.Rand, []string) action {
+	return func(r *rand.Rand, nodes []string) action {
+		return action{Fault: name, Nodes: some(r, nodes, len(nodes)/2+1)}
+	}
+}
+
+func all(name string) func(*rand.Rand, []string) action {
+	return func(_ *rand.Rand, nodes []string) action { return action{Fault: name, Nodes: nodes} }
+}
+
+func lead(name string) func(*rand.Rand, []string) action {
+	return func(*rand.Rand, []string) action { return action{Fault: name, Nodes: []string{leader}} }
+}
+
+func two(name string) func(*rand.Rand, []string) action {
+	return func(r *rand.Rand, nodes []string) action { return action{Fault: name, Nodes: some(r, nodes, 2)} }
+}
+
+// amount adds one in [from, to] to a plan.
+func amount(plan func(*rand.Rand, []string) action, from, to int) func(*rand.Rand, []string) action {
+	return func(r *rand.Rand, nodes []string) action {
+		a := plan(r, nodes)
+		a.Amount = from + r.IntN(to-from+1)
+		return a
+	}
+}
+
+// faults is the table (shared/faults.md has the rows; those that can't be injected here are listed in doc.go).
+var faults = []*fault{
+	{name: "kill-leader", kind: ofProcess, plan: lead("kill-leader"), begin: kill, end: start},
+	{name: "kill-one", kind: ofProcess, plan: one("kill-one"), begin: kill, end: start},
+	{name: "kill-majority", kind: ofProcess, plan: majority("kill-majority"), begin: kill, end: start},
+	{name: "kill-all", kind: ofProcess, plan: all("kill-all"), begin: kill, end: start},
+	{name: "terminate", kind: ofProcess, plan: one("terminate"), begin: terminate, end: start},
+	{name: "pause-leader", kind: ofProcess, plan: lead("pause-leader"), begin: pause, end: resume},
+	{name: "pause-majority", kind: ofProcess, plan: majority("pause-majority"), begin: pause, end: resume},
+	{name: "isolate", needs: namespaces, kind: ofNetwork, plan: one("isolate"), begin: isolate, end: healNetwork},
+	{name: "isolate-leader", needs: namespaces, kind: ofNetwork, plan: lead("isolate-leader"), begin: isolate, end: healNetwork},
+	{name: "isolate-all", needs: namespaces, kind: ofNetwork, plan: all("isolate-all"), begin: isolate, end: healNetwork},
+	{name: "cut-pair", needs: namespaces, kind: ofNetwork, plan: two("cut-pair"), begin: cutPair, end: healNetwork},
+	{name: "one-way", needs: namespaces, kind: ofNetwork, plan: two("one-way"), begin: cutOneWay, end: healNetwork},
+	{name: "deaf", needs: namespaces, kind: ofNetwork, plan: one("deaf"), begin: deaf, end: healNetwork},
+	{name: "clients-cut", needs: namespaces, kind: ofNetwork, plan: one("clients-cut"), begin: cutClients, end: healNetwork},
+	{name: "loss", needs: namespaces, kind: ofNetwork, plan: amount(all("loss"), 5, 50), begin: lose, end: healNetwork},
+	{name: "loss-one", needs: namespaces, kind: ofNetwork, plan: amount(one("loss-one"), 5, 50), begin: lose, end: healNetwork},
+	{name: "slow-link", needs: namespaces, kind: ofNetwork, plan: amount(one("slow-link"), 200, 4000), begin: slow, end: healNetwork},
+	{name: "power-cut", needs: disks, kind: ofDisk, plan: one("power-cut"), begin: cutPower, end: restorePower},
+	{name: "power-cut-majority", needs: disks, kind: ofDisk, plan: majority("power-cut-majority"), begin: cutPower, end: restorePower},
+	{name: "power-cut-all", needs: disks, kind: ofDisk, plan: all("power-cut-all"), begin: cutPower, end: restorePower},
+	{name: "disk-fails", needs: disks, kind: ofDisk, plan: one("disk-fails"), begin: failDisk, end: restorePower},
+	{name: "disk-full", needs: disks, kind: ofDisk, plan: one("disk-full"), begin: fillDisk, end: freeDisk},
+	{name: "disks-full", needs: disks, kind: ofDisk, plan: all("disks-full"), begin: fillDisk, end: freeDisk},
+	{name: "overload", kind: ofLoad, plan: func(*rand.Rand, []string) action { return action{Fault: "overload"} }, begin: overload, end: endOverload},
+}
+
+func faultNamed(name string) *fault {
+	for _, f := range faults {
+		if f.name == name {
+			return f
+		}
+	}
+	return nil
+}
+
+// each does something to several nodes at the same time.
+func each(nodes []string, do func(node string) error) error {
+	var mu sync.Mutex
+	var failed error
+	var running sync.WaitGroup
+	for _, node := range nodes {
+		running.Go(func() {
+			if err := do(node); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failed = errors.Join(failed, fmt.Errorf("%s: %w", node, err))
+			}
+		})
+	}
+	running.Wait()
+	return failed
+}
+
+func kill(_ context.Context, t *torture, a action) error {
+	return each(a.Nodes, func(node string) error { return t.cluster.Node(node).Kill() })
+}
+
+func start(ctx context.Context, t *torture, a action) error {
+	return each(a.Nodes, func(node string) error { return t.start(ctx, node) })
+}
+
+// terminate asks a node to end in good order: it must, and with status 0.
+func terminate(ctx context.Context, t *torture, a action) error {
+	return each(a.Nodes, func(node string) error {
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		status, err := t.cluster.Node(node).Terminate(ctx)
+		if err == nil && status != 0 {
+			t.violation("%s ended with status %d after SIGTERM", node, status)
+		}
+		return err
+	})
+}
+
+func pause(_ context.Context, t *torture, a action) error {
+	return each(a.Nodes, func(node string) error { return t.cluster.Node(node).Pause() })
+}
+
+func resume(_ context.Context, t *torture, a action) error {
+	return each(a.Nodes, func(node string) error { return t.cluster.Node(node).Resume() })
+}
+
+// isolate cuts nodes off from everybody, and from each other.
+func isolate(_ context.Context, t *torture, a action) error {
+	var failed error
+	for _, node := range a.Nodes {
+		for _, other := range t.nodes {
+			if other != node {
+				failed = errors.Join(failed, t.network.cutBoth(node, other))
+			}
+		}
+		failed = errors.Join(failed, t.network.cutBoth(node, "clients"))
+	}
+	return failed
+}
+
+func cutPair(_ context.Context, t *torture, a action) error {
+	return t.network.cutBoth(a.Nodes[0], a.Nodes[1])
+}
+
+func cutOneWay(_ context.Context, t *torture, a action) error {
+	return t.network.cut(a.Nodes[0], a.Nodes[1])
+}
+
+// deaf: a node hears nobody, and is heard.
+func deaf(_ context.Context, t *torture, a action) error {
+	var failed error
+	for _, other := range t.nodes {
+		if other != a.Nodes[0] {
+			failed = errors.Join(failed, t.network.cut(other, a.Nodes[0]))
+		}
+	}
+	return failed
+}
+
+func cutClients(_ context.Context, t *torture, a action) error {
+	return t.network.cutBoth(a.Nodes[0], "clients")
+}
+
+func lose(_ context.Context, t *torture, a action) error {
+	var failed error
+	for _, node := range a.Nodes {
+		failed = errors.Join(failed, t.network.lose(node, a.Amount))
+	}
+	return failed
+}
+
+func slow(_ context.Context, t *torture, a action) error {
+	return t.network.slow(a.Nodes[0], a.Amount)
+}
+
+func healNetwork(_ context.Context, t *torture, _ action) error { return t.network.heal() }
+
+// cutPower takes what the disks had not synced, and ends the processes, which would otherwise end themselves.
+func cutPower(_ context.Context, t *torture, a action) error {
+	err := each(a.Nodes, func(node string) error { return t.disks[node].CutPower() })
+	return errors.Join(err, each(a.Nodes, func(node string) error { return t.cluster.Node(node).Kill() }))
+}
+
+func restorePower(ctx context.Context, t *torture, a action) error {
+	err := each(a.Nodes, func(node string) error {
+		// A disk that failed may have left the process running: see failDisk.
+		return errors.Join(t.cluster.Node(node).Kill(), t.disks[node].Restore())
+	})
+	return errors.Join(err, start(ctx, t, a))
+}
+
+// diskFailureMax bounds how long a process goes on without its disk.
+const diskFailureMax = 2 * time.Second
+
+// failDisk makes every write to a disk fail: the process must end, since it can't tell any more what is durable.
+func failDisk(ctx context.Context, t *torture, a action) error {
+	node := a.Nodes[0]
+	if err := t.disks[node].Fail(); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(diskFailureMax)
+	for t.cluster.Node(node).Running() && time.Now().Before(deadline) && ctx.Err() == nil {
+		time.Sleep(10 * time.Millisecond) // between two looks at a condition
+	}
+	if t.cluster.Node(node).Running() && t.oneFault { // with another one, nothing may have been written
+		t.violation("%s still runs %s after its disk failed", node, diskFailureMax)
+	}
+	return nil
+}
+
+func fillDisk(_ context.Context, t *torture, a action) error {
+	return each(a.Nodes, func(node string) error { return t.disks[node].Fill() })
+}
+
+// freeDisk makes room again; a node whose disk was full must not have ended.
+func freeDisk(_ context.Context, t *torture, a action) error {
+	return each(a.Nodes, func(node string) error {
+		if !t.cluster.Node(node).Running() {
+			t.violation("%s ended while its disk was full", node)
+		}
+		return t.disks[node].Free()
+	})
+}
+
+func overload(_ context.Context, t *torture, _ action) error {
+	t.load.overload()
+	return nil
+}
+
+func endOverload(_ context.Context, t *torture, _ action) error {
+	t.load.endOverload()
+	return nil
+}
