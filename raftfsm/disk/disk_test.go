@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -50,6 +52,9 @@ func TestFS(t *testing.T) {
 		"OS":       func(t *testing.T) (FS, string) { return OS{}, t.TempDir() },
 		"Mem":      func(*testing.T) (FS, string) { return NewMem(), "/" },
 		"PowerCut": func(*testing.T) (FS, string) { return NewPowerCut(NewMem(), 1000), "." },
+		"Hooked": func(*testing.T) (FS, string) {
+			return NewHooked(NewMem(), func(Op, string) error { return nil }), "."
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fsys, root := open(t)
@@ -203,6 +208,17 @@ func TestCrash(t *testing.T) {
 	}
 	wantNone(t, killed.Crash(), "d")
 
+	// What a failed sync leaves looks well, and the next sync helps nothing.
+	failed := write(t, m, "failed", "old")
+	must(t, failed.Sync())
+	must(t, m.SyncDir("/"))
+	_, err = failed.WriteAt([]byte("new"), 0)
+	must(t, err)
+	must(t, m.SyncFailed("failed"))
+	must(t, failed.Sync())
+	wantFile(t, m, "failed", "new")
+	wantFile(t, m.Crash(), "failed", "old")
+
 	// A crashed copy is a filesystem of its own.
 	must(t, write(t, m, "h", "h").Sync())
 	must(t, m.SyncDir("/"))
@@ -210,6 +226,88 @@ func TestCrash(t *testing.T) {
 	must(t, write(t, c, "h", "changed").Sync())
 	wantFile(t, m, "h", "h")
 	wantFile(t, c.Crash(), "h", "changed")
+}
+
+// What a harsher power cut leaves: any sectors of what was not synced, any of the changes of a directory.
+func TestCrashTorn(t *testing.T) {
+	m := NewMem()
+	const sectors = 8
+	f := write(t, m, "f", strings.Repeat("o", sectors*sectorBytes))
+	must(t, f.Sync())
+	must(t, m.SyncDir("/"))
+	_, err := f.WriteAt([]byte(strings.Repeat("N", (sectors-1)*sectorBytes)), sectorBytes/2)
+	must(t, err)
+	must(t, write(t, m, "g", "g").Sync())
+	seen := map[string]bool{}
+	for i := range 200 {
+		left := m.CrashTorn(rand.New(rand.NewPCG(1, uint64(i))))
+		got, err := ReadFile(left, "f")
+		must(t, err)
+		for at := 0; at < len(got); at += sectorBytes / 2 { // halves, since the first and the last sector were written in part
+			half := string(got[at : at+sectorBytes/2])
+			written := at > 0 && at < len(got)-sectorBytes/2
+			switch {
+			case half == strings.Repeat("o", len(half)):
+				seen[fmt.Sprint(at, " old")] = true
+			case half == strings.Repeat("N", len(half)) && written:
+				seen[fmt.Sprint(at, " new")] = true
+			default:
+				t.Fatalf("at %d: %q", at, half)
+			}
+			if at%sectorBytes != 0 && written && at > sectorBytes && got[at] != got[at-1] {
+				t.Fatalf("the sector at %d is torn", at-sectorBytes/2)
+			}
+		}
+		_, err = left.Stat("g")
+		seen[fmt.Sprint("g ", err == nil)] = true
+	}
+	if want := 2*(2*sectors-2) + 2 + 2; len(seen) != want {
+		t.Errorf("%d outcomes, want %d: %v", len(seen), want, seen)
+	}
+	must(t, f.Sync())
+	must(t, m.SyncDir("/"))
+	for i := range 20 {
+		left := m.CrashTorn(rand.New(rand.NewPCG(2, uint64(i))))
+		got, err := ReadFile(left, "f")
+		must(t, err)
+		if n := strings.Count(string(got), "N"); n != (sectors-1)*sectorBytes {
+			t.Fatalf("after a sync, %d bytes are new", n)
+		}
+		wantFile(t, left, "g", "g")
+	}
+}
+
+// A hook hears every call by the name that its file has now, and decides what becomes of it.
+func TestHooked(t *testing.T) {
+	var calls []string
+	refused := errors.New("refused")
+	m := NewMem()
+	h := NewHooked(m, func(op Op, path string) error {
+		calls = append(calls, fmt.Sprint(op, " ", path))
+		if op == OpDatasync {
+			return refused
+		}
+		return nil
+	})
+	f := write(t, h, "a", "x")
+	must(t, h.Rename("a", "b"))
+	must(t, f.Sync())
+	if err := f.Datasync(); err != refused {
+		t.Fatal(err)
+	}
+	must(t, f.Preallocate(10))
+	_, err := f.ReadAt(make([]byte, 1), 0)
+	must(t, err)
+	must(t, h.SyncDir("/"))
+	must(t, f.Close())
+	if _, err := h.Open("a"); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	want := "[create a write a rename a sync b datasync b preallocate b read b syncdir / open a]"
+	if got := fmt.Sprint(calls); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	wantFile(t, m, "b", "x\x00\x00\x00\x00\x00\x00\x00\x00\x00")
 }
 
 // Cut at any step, the file holds the old contents or the new, and the new once the call has succeeded.
@@ -253,7 +351,16 @@ func TestLock(t *testing.T) {
 	if locked.PID != os.Getpid() || locked.Path != path {
 		t.Fatalf("held by %+v", locked)
 	}
+	if pid, held := HeldBy(path); !held || pid != os.Getpid() {
+		t.Fatalf("held: %v, by %d", held, pid)
+	}
 	must(t, held.Unlock())
+	if pid, held := HeldBy(path); held {
+		t.Fatalf("still held, by %d", pid)
+	}
+	if _, held := HeldBy(path + "not there"); held {
+		t.Fatal("what isn't there is held")
+	}
 
 	again, err := Lock(path)
 	must(t, err)

@@ -6,6 +6,7 @@
 //	OS        the real filesystem
 //	Mem       one in memory for tests and simulation; Crash says what a power cut would have left of it
 //	PowerCut  a Mem whose power goes after so many steps
+//	Hooked    any of them, with a hook that makes calls fail or wait
 //
 // The contract follows what POSIX promises and no more. Two things survive a power cut: the contents that a
 // file had at its last Sync, and the directory entries (made, renamed, removed) that a directory had at its

@@ -103,6 +103,19 @@ func (n *memNode) torn(rng *rand.Rand, seen map[*memNode]*memNode) *memNode {
 	return c
 }
 
+// SyncFailed does to a file what a failed sync does on Linux: what was written to it is still read, and no later sync writes
+// it to the disk.
+func (m *Mem) SyncFailed(path string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := m.findLocked("sync", path)
+	if err != nil {
+		return err
+	}
+	n.unsynced = nil
+	return nil
+}
+
 // Clone returns a copy that a process which is killed now leaves behind: what it wrote is there, synced or not, and what
 // it does to the original afterwards is not.
 func (m *Mem) Clone() *Mem {

@@ -23,6 +23,13 @@ var _ FS = (*PowerCut)(nil)
 // or synced. All calls after them fail, reads too.
 func NewPowerCut(mem *Mem, steps int) *PowerCut { return &PowerCut{mem: mem, steps: steps} }
 
+// Cut cuts the power now.
+func (c *PowerCut) Cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.steps = -1
+}
+
 // Left returns the filesystem that is there when the power is back.
 func (c *PowerCut) Left() *Mem { return c.mem.Crash() }
 
