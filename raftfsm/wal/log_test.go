@@ -1,8 +1,10 @@
 package wal
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -137,6 +139,29 @@ func check(t testing.TB, r *Replica, want []Entry) {
 			t.Fatalf("%s: %v, want %v", r.id, got, w)
 		}
 	}
+}
+
+// What an empty replica is asked for is not there, index 0 least of all.
+func TestEmptyReplica(t *testing.T) {
+	l := open(t, testConfig(t, newMem(t)))
+	r := l.Replica(victim)
+	nothing := func() {
+		t.Helper()
+		for _, index := range []uint64{0, 1, math.MaxUint64} {
+			if _, err := r.Get(index); !errors.Is(err, ErrNotFound) {
+				t.Errorf("entry %d: %v", index, err)
+			}
+			if _, ok := r.Type(index); ok {
+				t.Errorf("entry %d has a type", index)
+			}
+		}
+	}
+	nothing()
+	must(t, appendTo(r, one(7, 1, 10)))
+	nothing()
+	must(t, r.Clear())
+	nothing()
+	must(t, l.Close())
 }
 
 // A pause is worth its time only where others have lately shared a write and aren't there yet.

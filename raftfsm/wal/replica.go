@@ -97,11 +97,15 @@ func (r *Replica) lastLocked() uint64 {
 	return r.first + uint64(len(r.positions)) - 1
 }
 
+func (r *Replica) hasLocked(index uint64) bool {
+	return len(r.positions) > 0 && index >= r.first && index-r.first < uint64(len(r.positions))
+}
+
 // Type returns the type of an entry without reading it.
 func (r *Replica) Type(index uint64) (entryType uint8, ok bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if index < r.first || index > r.lastLocked() {
+	if !r.hasLocked(index) {
 		return 0, false
 	}
 	return r.positions[index-r.first].entryType, true
@@ -112,7 +116,7 @@ func (r *Replica) Type(index uint64) (entryType uint8, ok bool) {
 func (r *Replica) Get(index uint64) (Entry, error) {
 	for {
 		r.mu.RLock()
-		if index < r.first || index > r.lastLocked() {
+		if !r.hasLocked(index) {
 			r.mu.RUnlock()
 			return Entry{}, fmt.Errorf("%w: entry %d of %s", ErrNotFound, index, r.id)
 		}
