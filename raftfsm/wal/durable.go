@@ -1,9 +1,6 @@
 package wal
 
-import (
-	"container/heap"
-	"context"
-)
+import "context"
 
 // Notify calls done once, from the writer's goroutine or from here, when everything up to a sequence is durable (nil) or
 // never will be (why not); done must not block. If it is durable already, Notify returns true and never calls done.
@@ -21,7 +18,7 @@ func (l *Log) Notify(sequence Sequence, done func(error)) (already bool) {
 		done(err)
 		return false
 	}
-	heap.Push(&l.waiting.released, waiter{sequence, done})
+	l.waiting.released.add(waiter{sequence, done})
 	l.mu.Unlock()
 	return false
 }
@@ -39,7 +36,7 @@ func (l *Log) WaitDurable(ctx context.Context, sequence Sequence) error {
 		l.mu.Unlock()
 		return err
 	}
-	heap.Push(&l.waiting.durable, waiter{sequence, func(err error) { done <- err }})
+	l.waiting.durable.add(waiter{sequence, func(err error) { done <- err }})
 	l.mu.Unlock()
 	select {
 	case err := <-done:
@@ -63,18 +60,38 @@ type waiter struct {
 	done     func(error)
 }
 
+// waiterHeap has the waiter for the lowest sequence first. container/heap would allocate for each that goes in and out.
 type waiterHeap []waiter
 
-func (h waiterHeap) Len() int           { return len(h) }
-func (h waiterHeap) Less(i, j int) bool { return h[i].sequence < h[j].sequence }
-func (h waiterHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *waiterHeap) Push(x any)        { *h = append(*h, x.(waiter)) }
-func (h *waiterHeap) Pop() any {
-	last := len(*h) - 1
-	w := (*h)[last]
-	(*h)[last] = waiter{}
+func (h *waiterHeap) add(w waiter) {
+	*h = append(*h, w)
+	for i := len(*h) - 1; i > 0; {
+		above := (i - 1) / 2
+		if (*h)[above].sequence <= (*h)[i].sequence {
+			return
+		}
+		(*h)[above], (*h)[i] = (*h)[i], (*h)[above]
+		i = above
+	}
+}
+
+func (h *waiterHeap) takeFirst() waiter {
+	first, last := (*h)[0], len(*h)-1
+	(*h)[0], (*h)[last] = (*h)[last], waiter{}
 	*h = (*h)[:last]
-	return w
+	for i := 0; ; {
+		least := i
+		for below := 2*i + 1; below <= 2*i+2 && below < last; below++ {
+			if (*h)[below].sequence < (*h)[least].sequence {
+				least = below
+			}
+		}
+		if least == i {
+			return first
+		}
+		(*h)[least], (*h)[i] = (*h)[i], (*h)[least]
+		i = least
+	}
 }
 
 // tell answers waiters that were taken out.
@@ -90,7 +107,7 @@ type waiters struct{ released, durable waiterHeap }
 // take takes out those whose time has come, in order.
 func (h *waiterHeap) take(upTo Sequence) (ready waiterHeap) {
 	for len(*h) > 0 && (*h)[0].sequence <= upTo {
-		ready = append(ready, heap.Pop(h).(waiter))
+		ready = append(ready, h.takeFirst())
 	}
 	return ready
 }

@@ -116,26 +116,31 @@ type seed struct {
 }
 
 // sum is the checksum to go on from, for a frame at an offset. Checksums that go on from different sums differ for the same
-// bytes, so a frame never checks at another offset of its segment.
+// bytes, so a frame never checks at another offset of its segment. It is the CRC-32C of three big-endian numbers, byte by
+// byte: what crc32.Checksum is given it cannot prove to stay on the stack, and this runs for every frame.
 func (s seed) sum(offset int64) uint32 {
 	if knownbad.Seed {
 		return 0
 	}
-	var b [24]byte
-	binary.BigEndian.PutUint64(b[0:], s.sequence)
-	binary.BigEndian.PutUint64(b[8:], s.salt)
-	binary.BigEndian.PutUint64(b[16:], uint64(offset))
-	return crc32.Checksum(b[:], castagnoli)
+	sum := ^uint32(0)
+	for _, word := range [...]uint64{s.sequence, s.salt, uint64(offset)} {
+		for shift := 56; shift >= 0; shift -= 8 {
+			sum = castagnoli[byte(sum)^byte(word>>shift)] ^ sum>>8
+		}
+	}
+	return ^sum
 }
 
-// headerSum covers a frame's header but the sum and the check.
+// headerSum covers a frame's header but the sum and the check, which counts as zeros.
 func (s seed) headerSum(offset int64, b []byte) uint32 {
-	var h [frameBytes - 4]byte
-	copy(h[:], b[:4])
-	copy(h[4:], b[8:frameBytes])
-	h[10], h[11] = 0, 0
-	return crc32.Update(s.sum(offset), castagnoli, h[:])
+	sum := crc32.Update(s.sum(offset), castagnoli, b[:4])
+	sum = crc32.Update(sum, castagnoli, b[8:14])
+	sum = crc32.Update(sum, castagnoli, noCheck)
+	return crc32.Update(sum, castagnoli, b[16:frameBytes])
 }
+
+// noCheck stands for the check of a header in its own sum.
+var noCheck = make([]byte, 2)
 
 // headerCheck is the check of a header that has a sum.
 func headerCheck(sum uint32) uint16 { return uint16(sum>>16) ^ uint16(sum) }
