@@ -78,29 +78,39 @@ func (l *Log) guarded(do func() error) error {
 const watchParts = 10
 
 // watch is the watchdog's goroutine: it ends a log whose disk doesn't answer. A timer for each write would cost more than
-// the rest of the write's bookkeeping. It counts its own looks, not the time: a process that was stopped for a minute, with
-// a write under way, has not waited a minute for its disk.
+// the rest of the write's bookkeeping.
 func (l *Log) watch() {
 	beat := time.NewTicker(l.cfg.StallMax / watchParts)
 	defer beat.Stop()
-	var seen int64
-	looks := 0
+	var w lookout
 	for {
 		select {
 		case <-beat.C:
 		case <-l.ctx.Done():
 			return
 		}
-		since := l.busySince.Load()
-		if since == 0 || since != seen {
-			seen, looks = since, 0
-			continue
-		}
-		if looks++; looks >= watchParts {
+		if w.look(l.busySince.Load()) {
 			l.fail(fmt.Errorf("%w: a write has taken over %s", ErrStalled, l.cfg.StallMax))
 			return
 		}
 	}
+}
+
+// lookout counts how often the same write was seen. It goes by its own looks, not by the time: a process that was stopped
+// for a minute, with a write under way, has not waited a minute for its disk.
+type lookout struct {
+	seen  int64
+	looks int
+}
+
+// look tells whether what has been under way since then, 0: nothing, has been so for too many looks.
+func (w *lookout) look(since int64) (stalled bool) {
+	if since == 0 || since != w.seen {
+		w.seen, w.looks = since, 0
+		return false
+	}
+	w.looks++
+	return w.looks >= watchParts
 }
 
 // next takes the next chunk, after a pause for others to join the last one if that seems worth it.
