@@ -3,273 +3,455 @@ package wal
 import (
 	"errors"
 	"fmt"
-	"sync"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
 )
 
-// faultyDisk is a Mem that fails calls, or holds data syncs.
-type faultyDisk struct {
-	*disk.Mem
-	mu sync.Mutex
-	// fail returns the error of a call ("datasync", "write", "preallocate"); nil: none.
-	fail func(call string) error
-	hung chan struct{} // not nil: data syncs wait until it is closed
-}
-
-func (d *faultyDisk) set(fail func(string) error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.fail = fail
-}
-
-func (d *faultyDisk) err(call string) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.fail == nil {
-		return nil
+// faulted runs a workload in which one call of the disk fails, and checks that the log ends by it: Fatal is called once,
+// whoever waits or asks is told, and what had been called durable is there afterwards.
+func faulted(t *testing.T, seed uint64, target string, nth int, failure error) *crashPoints {
+	m := newMem(t)
+	points := &crashPoints{phase: "open", counts: map[string]int{}, target: target, nth: nth, strike: func(op disk.Op, path string) error {
+		if op == disk.OpDatasync || op == disk.OpSync {
+			must(t, m.SyncFailed(path))
+		}
+		return failure
+	}}
+	what := fmt.Sprintf("seed %d, %v at %q the %d. time", seed, failure, target, nth)
+	cfg := testConfig(t, disk.NewHooked(m, points.hook))
+	var fatal atomic.Int32
+	cfg.Fatal = func(err error) {
+		if fatal.Add(1); !errors.Is(err, failure) {
+			t.Errorf("%s: fatal: %v", what, err)
+		}
 	}
-	return d.fail(call)
-}
-
-func (d *faultyDisk) Create(path string) (disk.File, error)    { return d.file(d.Mem.Create(path)) }
-func (d *faultyDisk) OpenWrite(path string) (disk.File, error) { return d.file(d.Mem.OpenWrite(path)) }
-
-func (d *faultyDisk) file(f disk.File, err error) (disk.File, error) {
-	if err != nil {
-		return nil, err
-	}
-	return faultyFile{f, d}, nil
-}
-
-type faultyFile struct {
-	disk.File
-	disk *faultyDisk
-}
-
-func (f faultyFile) Datasync() error {
-	f.disk.mu.Lock()
-	hung := f.disk.hung
-	f.disk.mu.Unlock()
-	if hung != nil {
-		<-hung
-	}
-	if err := f.disk.err("datasync"); err != nil {
-		return err
-	}
-	return f.File.Datasync()
-}
-
-func (f faultyFile) WriteAt(b []byte, at int64) (int, error) {
-	if err := f.disk.err("write"); err != nil {
-		return 0, err
-	}
-	return f.File.WriteAt(b, at)
-}
-
-func (f faultyFile) Preallocate(n int64) error {
-	if err := f.disk.err("preallocate"); err != nil {
-		return err
-	}
-	return f.File.Preallocate(n)
-}
-
-// An error of a write or sync is the end: Fatal hears it once, who waits hears it, and nothing is a success afterwards, even
-// if the disk is well again.
-func TestDiskErrors(t *testing.T) {
-	for _, call := range []string{"datasync", "write"} {
-		t.Run(call, func(t *testing.T) {
-			d := &faultyDisk{Mem: newMem(t)}
-			cfg := testConfig(t, d)
-			fatal := make(chan error, 10)
-			cfg.Fatal = func(err error) { fatal <- err }
-			l := open(t, cfg)
-			r := l.Replica(ID{1, 1})
-			must(t, appendTo(r, one(1, 1, 10)))
-			must(t, l.WaitDurable(t.Context(), r.Appended()))
-			d.set(func(got string) error {
-				if got == call {
-					return syscall.EIO
+	states, durable := []model{{}}, 0
+	l, err := Open(cfg)
+	switch {
+	case err != nil && !errors.Is(err, failure):
+		t.Fatalf("%s: %v", what, err)
+	case err == nil:
+		points.enter("run")
+		w := newWorkload(seed, l, model{})
+		w.keepStates()
+		var asked, told, refused atomic.Int32
+		for i := range 300 {
+			if err = w.step(); err == nil {
+				asked.Add(1)
+				if l.Notify(l.Replica(workloadIDs[i%2]).Appended(), func(err error) {
+					if told.Add(1); err != nil {
+						refused.Add(1)
+					}
+				}) {
+					told.Add(1)
 				}
-				return nil
+				if i%5 == 0 {
+					err = w.settle(t.Context())
+				}
+			}
+			if err != nil {
+				break
+			}
+		}
+		if err != nil {
+			mustFail(t, what, l, failure)
+		}
+		points.enter("close")
+		closed := l.Close()
+		// The keeper's calls may also be tried again, or come when it is too late for them to matter: then all is well.
+		survived := points.struck && fatal.Load() == 0 && (target == "close: remove retired" || failure == syscall.ENOSPC && strings.HasSuffix(target, "retired") ||
+			strings.HasPrefix(target, "close") && !strings.HasSuffix(target, "note") && target != "close: write segment" && target != "close: datasync segment")
+		if points.struck && !survived && (fatal.Load() != 1 || !errors.Is(closed, failure)) {
+			t.Fatalf("%s: fatal %d times; Close: %v", what, fatal.Load(), closed)
+		}
+		if asked.Load() != told.Load() {
+			t.Fatalf("%s: %d asked to be told, %d were", what, asked.Load(), told.Load())
+		}
+		if !points.struck || survived {
+			must(t, closed)
+			w.durable = len(w.states) - 1
+		}
+		states, durable = w.states, w.durable
+	}
+	if fatal.Load() > 1 {
+		t.Fatalf("%s: fatal %d times", what, fatal.Load())
+	}
+	rng := rand.New(rand.NewPCG(seed, 8))
+	for _, left := range []*disk.Mem{m.Clone(), m.Crash(), m.CrashTorn(rng)} {
+		checkCrashed(t, what, rng, left, states, durable)
+	}
+	return points
+}
+
+// mustFail checks that nothing succeeds any more.
+func mustFail(t *testing.T, what string, l *Log, failure error) {
+	t.Helper()
+	r := l.Replica(workloadIDs[0])
+	_, last := r.Bounds()
+	done := make(chan error, 1)
+	if l.Notify(r.Appended()+1<<40, func(err error) { done <- err }) {
+		t.Fatalf("%s: what was never appended is durable", what)
+	}
+	for call, err := range map[string]error{
+		"Append":         appendTo(r, one(last+1, 1<<30, 10)),
+		"SetRecord":      r.SetRecord("r0", []byte("x")),
+		"TruncateSuffix": r.TruncateSuffix(1),
+		"Compact":        r.Compact(1),
+		"Clear":          r.Clear(),
+		"Forget":         r.Forget(),
+		"WaitDurable":    l.WaitDurable(t.Context(), r.Appended()+1<<40),
+		"Notify":         <-done,
+	} {
+		if !errors.Is(err, failure) {
+			t.Fatalf("%s: after it, %s says %v", what, call, err)
+		}
+	}
+}
+
+// Every kind of call fails once: with an error of the disk, and where nothing is being made in advance, with a full one.
+func TestFailingDisk(t *testing.T) {
+	times := 4
+	if testing.Short() || raceDetector {
+		times = 1
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	passed := faulted(t, seed, "", 0, nil)
+	for _, failure := range []error{syscall.EIO, syscall.ENOSPC} {
+		struck, tried := 0, 0
+		for _, point := range slices.Sorted(maps.Keys(passed.counts)) {
+			if failure == syscall.ENOSPC && strings.HasSuffix(point, "aside") { // tried again: see TestFullDiskRefusesAndRecovers
+				continue
+			}
+			for range times {
+				tried++
+				if faulted(t, seed, point, 1+rng.IntN(passed.counts[point]), failure).struck {
+					struck++
+				}
+			}
+		}
+		if struck < tried/3 {
+			t.Errorf("%v struck only %d times of %d, at %v", failure, struck, tried, passed.counts)
+		}
+	}
+}
+
+// While there is no room for another segment, entries are refused before the log is asked, and what is left of the last one
+// is for votes. Once there is room again all goes on.
+func TestFullDiskRefusesAndRecovers(t *testing.T) {
+	for _, op := range []disk.Op{disk.OpCreate, disk.OpPreallocate, disk.OpWrite, disk.OpSync} {
+		for _, failure := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMem(t)
+				var full atomic.Bool
+				cfg := testConfig(t, disk.NewHooked(m, func(o disk.Op, path string) error {
+					if o == op && full.Load() && strings.HasSuffix(path, segmentSuffix+asideSuffix) {
+						return failure
+					}
+					return nil
+				}))
+				cfg.SegmentBytes = 64 << 10
+				l := open(t, cfg)
+				synctest.Wait() // the spare is there
+				full.Store(true)
+				r := l.Replica(victim)
+				index := uint64(0)
+				for l.Full() == nil {
+					index++
+					must(t, appendTo(r, one(index, 1, 300)))
+					synctest.Wait() // the keeper has had its turn
+					if index > 2*64<<10/300 {
+						t.Fatal("it is never full")
+					}
+				}
+				if err := l.Full(); !errors.Is(err, ErrNoSpace) || !errors.Is(err, failure) {
+					t.Fatal(err)
+				}
+				if left := tailOf(l).bytes - tailOf(l).end; left < 12<<10 {
+					t.Errorf("only %d bytes are left for votes", left)
+				}
+				for i := range 20 {
+					must(t, r.SetRecord("vote", fmt.Append(nil, i)))
+				}
+				if l.Stalled() {
+					t.Error("a full disk passes for one that does not answer")
+				}
+				if _, err := r.Get(1); err != nil {
+					t.Error(err)
+				}
+				full.Store(false)
+				time.Sleep(2 * spareRetry)
+				synctest.Wait()
+				must(t, l.Full())
+				for range 1000 {
+					index++
+					must(t, appendTo(r, one(index, 1, 300)))
+				}
+				must(t, l.Close())
+				cfg.FS = m
+				l = open(t, cfg)
+				if _, last := l.Replica(victim).Bounds(); last != index {
+					t.Errorf("%d of %d entries", last, index)
+				}
+				must(t, l.Close())
 			})
-			must(t, appendTo(r, one(2, 1, 10)))
-			told := make(chan error, 1)
-			if l.Notify(r.Appended(), func(err error) { told <- err }) {
-				t.Fatal("durable")
-			}
-			for what, err := range map[string]error{"Fatal": <-fatal, "Notify": <-told, "WaitDurable": l.WaitDurable(t.Context(), r.Appended())} {
-				if !errors.Is(err, syscall.EIO) {
-					t.Errorf("%s: %v", what, err)
-				}
-			}
-			d.set(nil)
-			if err := appendTo(r, one(3, 1, 10)); !errors.Is(err, syscall.EIO) {
-				t.Errorf("append: %v", err)
-			}
-			if err := r.SetRecord("a", []byte("b")); !errors.Is(err, syscall.EIO) {
-				t.Errorf("record: %v", err)
-			}
-			if l.Notify(r.Appended(), func(err error) { told <- err }) {
-				t.Error("durable after the end")
-			}
-			if err := l.Close(); !errors.Is(err, syscall.EIO) {
-				t.Errorf("close: %v", err)
-			}
-			if len(fatal) > 0 {
-				t.Errorf("Fatal again: %v", <-fatal)
-			}
-			// What was answered before is there.
-			l = open(t, testConfig(t, d.Crash()))
-			if _, last := l.Replica(ID{1, 1}).Bounds(); last < 1 {
-				t.Error("the durable entry is gone")
-			}
-			must(t, l.Close())
-		})
+		}
 	}
 }
 
-func TestHungDisk(t *testing.T) {
+// Room that purging gives is used while there is no other.
+func TestFullDiskIsFreedByPurging(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &faultyDisk{Mem: newMem(t)}
-		cfg := testConfig(t, d)
-		fatal := make(chan error, 10)
-		cfg.Fatal = func(err error) { fatal <- err }
+		m := newMem(t)
+		var full atomic.Bool
+		cfg := testConfig(t, disk.NewHooked(m, func(o disk.Op, path string) error {
+			if o == disk.OpPreallocate && full.Load() {
+				return syscall.ENOSPC
+			}
+			return nil
+		}))
 		l := open(t, cfg)
-		r := l.Replica(ID{1, 1})
-		d.mu.Lock()
-		d.hung = make(chan struct{})
-		d.mu.Unlock()
+		synctest.Wait()
+		full.Store(true)
+		r := l.Replica(victim)
+		for index := uint64(1); index <= 1000; index++ {
+			for l.Full() != nil {
+				must(t, r.Compact(index-1))
+				time.Sleep(2 * spareRetry)
+				synctest.Wait()
+			}
+			must(t, appendTo(r, one(index, 1, 300)))
+			synctest.Wait()
+		}
+		if l.Stats().Recycled < 10 {
+			t.Errorf("%+v", l.Stats())
+		}
+		must(t, l.Close())
+	})
+}
+
+// The files of purged segments are room too: for a larger segment than theirs they go.
+func TestFullDiskTakesPurgedFilesForALargerSegment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMem(t)
+		retired := func() (n int) {
+			infos, err := m.ReadDir("/wal")
+			must(t, err)
+			for _, info := range infos {
+				if strings.HasSuffix(info.Name, retiredSuffix) {
+					n++
+				}
+			}
+			return n
+		}
+		var full atomic.Bool
+		l := open(t, testConfig(t, disk.NewHooked(m, func(o disk.Op, path string) error {
+			if o == disk.OpPreallocate && full.Load() && retired() > 0 {
+				return syscall.ENOSPC
+			}
+			return nil
+		})))
+		r := l.Replica(victim)
+		const entries = 5 * 8 << 10 / 300
+		for index := range uint64(entries) {
+			must(t, appendTo(r, one(index+1, 1, 300)))
+		}
+		must(t, r.Compact(entries))
+		synctest.Wait()
+		if retired() == 0 {
+			t.Fatal("no purged file is kept: the test proves nothing")
+		}
+		full.Store(true)
+		must(t, appendTo(r, one(entries+1, 1, 3*8<<10)))
+		must(t, l.WaitDurable(t.Context(), r.Appended()))
+		must(t, l.Close())
+	})
+}
+
+// A disk that is full when the log is opened still has room for a small segment, as a rule.
+func TestFullDiskAtStart(t *testing.T) {
+	m := newMem(t)
+	must(t, open(t, testConfig(t, m)).Close())
+	refuse := 2
+	cfg := testConfig(t, disk.NewHooked(m, func(o disk.Op, path string) error {
+		if o == disk.OpPreallocate && refuse > 0 {
+			refuse--
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	cfg.SegmentBytes = 1 << 20
+	l := open(t, cfg)
+	if got := l.segments[len(l.segments)-1].bytes; got != 1<<18 {
+		t.Errorf("a tail of %d bytes", got)
+	}
+	must(t, appendTo(l.Replica(victim), one(1, 1, 300<<10))) // more than fits: it waits for a proper one
+	must(t, l.Close())
+}
+
+// A disk that hangs is told of in time, ends the log in time, and what comes back after that counts for nothing.
+func TestHungDiskCountsForNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMem(t)
+		var held holder
+		cfg := testConfig(t, disk.NewHooked(m, held.hook))
+		var fatal []error
+		cfg.Fatal = func(err error) { fatal = append(fatal, err) }
+		cfg.SlowMax, cfg.StallMax = 2*time.Second, 10*time.Second
+		l := open(t, cfg)
+		synctest.Wait()
+		r := l.Replica(victim)
+		began := time.Now()
+		held.hold(func(op disk.Op, _ string) bool { return op == disk.OpDatasync })
 		must(t, appendTo(r, one(1, 1, 10)))
-		time.Sleep(1900 * time.Millisecond) // virtual
+		told := make(chan error, 1)
+		if l.Notify(r.Appended(), func(err error) { told <- err }) {
+			t.Fatal("durable without a sync")
+		}
+		time.Sleep(cfg.SlowMax)
 		if l.Stalled() {
 			t.Error("stalled too early")
 		}
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(time.Second)
 		if !l.Stalled() {
-			t.Error("not stalled after over two seconds")
+			t.Error("not stalled")
 		}
-		time.Sleep(7 * time.Second)
+		if err := <-told; !errors.Is(err, ErrStalled) {
+			t.Error(err)
+		}
+		if took := time.Since(began); took < cfg.StallMax || took > cfg.StallMax+2*cfg.StallMax/watchParts {
+			t.Errorf("the end came after %s", took)
+		}
+		held.release()
 		synctest.Wait()
-		if len(fatal) > 0 {
-			t.Fatalf("too early: %v", <-fatal)
+		if l.Notify(r.Appended(), func(err error) { told <- err }) {
+			t.Error("durable after the end")
 		}
-		time.Sleep(2 * time.Second)
-		synctest.Wait()
-		select {
-		case err := <-fatal:
-			if !errors.Is(err, ErrStalled) {
-				t.Fatal(err)
-			}
-		default:
-			t.Fatal("the process lives on")
+		if err := <-told; !errors.Is(err, ErrStalled) {
+			t.Error(err)
 		}
-		close(d.hung) // what comes back now is no success
-		if err := l.WaitDurable(t.Context(), r.Appended()); !errors.Is(err, ErrStalled) {
-			t.Fatal(err)
+		mustFail(t, "a hung disk", l, ErrStalled)
+		if len(fatal) != 1 || !errors.Is(fatal[0], ErrStalled) {
+			t.Errorf("fatal: %v", fatal)
 		}
-		_ = l.Close()
+		if err := l.Close(); !errors.Is(err, ErrStalled) {
+			t.Error(err)
+		}
 	})
 }
 
-// A full disk refuses what can be refused, keeps room for what can't, and goes on when there is room again.
-func TestFullDisk(t *testing.T) {
+// A disk that hangs where a segment is made is told of when appends wait for that.
+func TestHungDiskWhileASegmentIsMade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &faultyDisk{Mem: newMem(t)}
-		l := open(t, testConfig(t, d))
-		defer func() { must(t, l.Close()) }()
-		synctest.Wait() // the spare is made
-		d.set(func(call string) error {
-			if call == "preallocate" {
-				return fmt.Errorf("allocating: %w", syscall.ENOSPC)
+		m := newMem(t)
+		var held holder
+		cfg := testConfig(t, disk.NewHooked(m, held.hook))
+		l := open(t, cfg)
+		synctest.Wait()
+		held.hold(func(op disk.Op, path string) bool { return op == disk.OpCreate })
+		r := l.Replica(victim)
+		appended := make(chan error, 1)
+		go func() {
+			var err error
+			for index := uint64(1); index <= 80 && err == nil; index++ {
+				err = appendTo(r, one(index, 1, 300))
 			}
-			return nil
-		})
-		r := l.Replica(ID{1, 1})
-		next := uint64(1)
-		for l.Full() == nil {
-			must(t, appendTo(r, one(next, 1, 200)))
-			next++
-			synctest.Wait()
-			if next > 1000 {
-				t.Fatal("never full")
-			}
-		}
-		if err := l.Full(); !errors.Is(err, ErrNoSpace) || !errors.Is(err, syscall.ENOSPC) {
-			t.Fatal(err)
-		}
-		for i := range 5 {
-			must(t, r.SetRecord("term", fmt.Append(nil, i))) // votes go on
-		}
-		d.set(nil)
-		time.Sleep(2 * spareRetry) // virtual
+			appended <- err
+		}()
 		synctest.Wait()
-		must(t, l.Full())
-		for range 100 {
-			must(t, appendTo(r, one(next, 1, 200)))
-			next++
+		if l.Stalled() {
+			t.Error("stalled too early")
 		}
-		must(t, l.WaitDurable(t.Context(), r.Appended()))
-	})
-}
-
-// With SyncInterval a killed process loses nothing; a stop of the machine marks every replica, a clean close none.
-func TestSyncInterval(t *testing.T) {
-	boot := "first"
-	m := newMem(t)
-	interval := func(fsys disk.FS) Config {
-		cfg := testConfig(t, fsys)
-		cfg.Sync = SyncInterval
-		cfg.BootID = func() (string, error) { return boot, nil }
-		return cfg
-	}
-	synctest.Test(t, func(t *testing.T) {
-		l := open(t, interval(m))
-		r := l.Replica(ID{1, 1})
-		must(t, r.SetRecord("term", []byte("1")))
-		must(t, appendTo(r, one(1, 1, 10)))
-		released := make(chan error, 1)
-		if !l.Notify(r.Appended(), func(err error) { released <- err }) {
-			must(t, <-released)
+		time.Sleep(3 * time.Second)
+		if !l.Stalled() {
+			t.Error("not stalled")
 		}
+		held.release()
+		must(t, <-appended)
 		synctest.Wait()
-		killed, cut := m.Clone(), m.Crash()
-		if _, last := openAt(t, interval(killed)).Bounds(); last != 1 {
-			t.Errorf("a killed process lost the entry: the log ends at %d", last)
-		}
-		r1 := openAt(t, interval(cut))
-		if _, last := r1.Bounds(); last != 0 || string(r1.Record("term")) != "1" {
-			t.Errorf("the entry was not synced and the record was, but the log ends at %d with record %q", last, r1.Record("term"))
-		}
-		boot = "second"
-		if err := openAt(t, interval(m.Crash())).Damage(); !errors.Is(err, ErrDamaged) {
-			t.Errorf("after the machine stopped: %v", err)
-		}
-		boot = "first"
-		time.Sleep(150 * time.Millisecond) // virtual
-		synctest.Wait()
-		if _, last := openAt(t, interval(m.Crash())).Bounds(); last != 1 {
-			t.Errorf("not synced within the interval: the log ends at %d", last)
+		if l.Stalled() {
+			t.Error("still stalled")
 		}
 		must(t, l.Close())
-		boot = "third"
-		r = openAt(t, interval(m.Crash()))
-		must(t, r.Damage())
-		if _, last := r.Bounds(); last != 1 {
-			t.Errorf("after a clean close the log ends at %d", last)
-		}
 	})
 }
 
-// openAt opens and closes a log, and returns what its replica held.
-func openAt(t *testing.T, cfg Config) *Replica {
-	t.Helper()
-	l := open(t, cfg)
-	r := l.Replica(ID{1, 1})
+// A process that is stopped while a write is under way does not blame its disk.
+func TestLookoutCountsLooks(t *testing.T) {
+	var w lookout
+	for i := range 3 * watchParts { // many writes, each seen once or twice
+		if w.look(int64(1+i/2)) || w.look(0) {
+			t.Fatalf("look %d", i)
+		}
+	}
+	for i := range watchParts {
+		if w.look(1000) {
+			t.Fatalf("after %d looks", i)
+		}
+	}
+	if !w.look(1000) {
+		t.Error("one that is never answered is not noticed")
+	}
+}
+
+// Close ends appends that wait for room, and everything that is read or asked after it.
+func TestCloseRacesAppends(t *testing.T) {
+	for range 50 {
+		m := newMem(t)
+		cfg := testConfig(t, m)
+		cfg.PendingBytesMax = 1000
+		l := open(t, cfg)
+		appended := make(chan uint64, 1)
+		go func() {
+			index := uint64(0)
+			for {
+				if err := appendTo(l.Replica(victim), one(index+1, 1, 300)); err != nil {
+					if !errors.Is(err, ErrClosed) {
+						t.Error(err)
+					}
+					appended <- index
+					return
+				}
+				index++
+			}
+		}()
+		waitFor(t, "some entries", func() bool { _, last := l.Replica(victim).Bounds(); return last > uint64(rand.IntN(60)) })
+		must(t, l.Close())
+		must(t, l.Close())
+		last := <-appended
+		if _, err := l.Replica(victim).Get(last); !errors.Is(err, ErrClosed) {
+			t.Fatalf("Get after Close: %v", err)
+		}
+		mustFail(t, "closed", l, ErrClosed)
+		l = open(t, testConfig(t, m))
+		if _, got := l.Replica(victim).Bounds(); got != last {
+			t.Fatalf("%d entries were appended, %d are there", last, got)
+		}
+		must(t, l.Close())
+	}
+}
+
+// What no segment could hold is refused.
+func TestTooLarge(t *testing.T) {
+	if raceDetector {
+		t.Skip("its checks of pointers see through the trick")
+	}
+	l := open(t, testConfig(t, newMem(t)))
+	huge := unsafe.Slice(new(byte), PayloadBytesMax+1) // nobody looks into it
+	if err := appendTo(l.Replica(victim), Entry{Index: 1, Term: 1, Data: huge}); !errors.Is(err, ErrTooLarge) {
+		t.Error(err)
+	}
+	must(t, appendTo(l.Replica(victim), one(1, 1, 10)))
 	must(t, l.Close())
-	return r
 }

@@ -1,15 +1,15 @@
 package wal
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
 )
@@ -63,13 +63,19 @@ func (m model) differs(l *Log) string {
 	return ""
 }
 
-// workload makes random single changes, each of one frame, and follows them in the model.
+// workload makes random changes and follows them in a model.
 type workload struct {
 	rng   *rand.Rand
 	log   *Log
 	now   model
 	terms uint64
 	next  map[ID]uint64
+	// states are those that the log had, the first before all changes: one for each frame. nil: they are not kept.
+	states []model
+	// durable is the last of the states that must outlive a power cut.
+	durable int
+	// noWaiting leaves out what waits for the disk.
+	noWaiting bool
 }
 
 func newWorkload(seed uint64, l *Log, start model) *workload {
@@ -83,6 +89,14 @@ func newWorkload(seed uint64, l *Log, start model) *workload {
 	return w
 }
 
+func (w *workload) keepStates() { w.states = []model{w.now.clone()} }
+
+func (w *workload) note() {
+	if w.states != nil {
+		w.states = append(w.states, w.now.clone())
+	}
+}
+
 var workloadIDs = []ID{{1, 1}, {2, 5}, {3, 9}}
 
 // step makes one change. An error means that it may or may not be there, after a crash.
@@ -93,103 +107,83 @@ func (w *workload) step() error {
 		id = workloadIDs[2] // one that seldom writes, and so holds up old segments
 	}
 	r, m := w.log.Replica(id), w.now.of(id)
+	seldom := id == workloadIDs[2]
 	switch op := w.rng.IntN(20); {
-	case op == 0:
+	case op == 0 && !w.noWaiting:
 		name := fmt.Sprint("r", w.rng.IntN(2))
 		m.records[name] = fmt.Sprint(w.terms)
-		return r.SetRecord(name, []byte(m.records[name]))
+		w.note()
+		at := len(w.states) - 1
+		err := r.SetRecord(name, []byte(m.records[name]))
+		if err == nil {
+			w.durable = at
+		}
+		return err
 	case op == 1 && len(m.entries) > 1:
 		keep := 1 + w.rng.IntN(len(m.entries)-1)
 		from := m.entries[keep].Index
 		m.entries = m.entries[:keep:keep]
 		w.next[id] = from
+		w.note()
 		return r.TruncateSuffix(from)
-	case op < 5 && len(m.entries) > 1 && id != workloadIDs[2]:
+	case op < 5 && len(m.entries) > 1 && !seldom:
 		drop := 1 + w.rng.IntN(len(m.entries)-1)
 		upTo := m.entries[drop-1].Index
 		m.entries = slices.Clone(m.entries[drop:])
+		w.note()
 		return r.Compact(upTo)
-	case op == 5 && w.rng.IntN(6) == 0 && id != workloadIDs[2]:
+	case op == 5 && w.rng.IntN(6) == 0 && !seldom:
 		m.entries = nil
 		w.next[id] += uint64(w.rng.IntN(5))
+		w.note()
 		return r.Clear()
+	case op == 6 && w.rng.IntN(12) == 0:
+		m.entries = nil
+		clear(m.records)
+		w.note()
+		return r.Forget()
 	}
-	w.next[id] = max(w.next[id], 1)
-	e := one(w.next[id], w.terms, w.rng.IntN(500))
-	w.next[id]++
-	m.entries = append(m.entries, e)
-	return appendTo(r, e)
+	var entries []Entry
+	for range max(1, w.rng.IntN(8)-4) {
+		w.next[id] = max(w.next[id], 1)
+		e := one(w.next[id], w.terms, w.rng.IntN(500))
+		w.next[id]++
+		entries = append(entries, e)
+		m.entries = append(m.entries, e)
+		w.note()
+	}
+	return appendTo(r, entries...)
 }
 
-// pointFS notes at which call a power cut struck.
-type pointFS struct {
-	disk.FS
-	mu     sync.Mutex
-	struck string
-}
-
-func (p *pointFS) note(call, path string, err error) error {
-	if errors.Is(err, disk.ErrPowerCut) {
-		name := filepath.Base(path)
-		switch {
-		case name == spareName:
-			name = "spare"
-		case strings.HasSuffix(name, asideSuffix):
-			name = "aside"
-		case strings.HasSuffix(name, segmentSuffix):
-			name = "segment"
-		}
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.struck == "" {
-			p.struck = call + " " + name
-		}
+// settle waits until all is durable.
+func (w *workload) settle(ctx context.Context) error {
+	at := len(w.states) - 1
+	upTo := Sequence(0)
+	for _, id := range workloadIDs {
+		upTo = max(upTo, w.log.Replica(id).Appended())
+	}
+	err := w.log.WaitDurable(ctx, upTo)
+	if err == nil {
+		w.durable = at
 	}
 	return err
 }
 
-func (p *pointFS) Create(path string) (disk.File, error) {
-	f, err := p.FS.Create(path)
-	return p.file(f, path), p.note("create", path, err)
-}
-
-func (p *pointFS) OpenWrite(path string) (disk.File, error) {
-	f, err := p.FS.OpenWrite(path)
-	return p.file(f, path), p.note("open", path, err)
-}
-
-func (p *pointFS) Rename(from, to string) error {
-	return p.note("rename from "+map[bool]string{true: "spare", false: "other"}[strings.HasSuffix(from, spareName)], to, p.FS.Rename(from, to))
-}
-func (p *pointFS) Remove(path string) error  { return p.note("remove", path, p.FS.Remove(path)) }
-func (p *pointFS) SyncDir(path string) error { return p.note("syncdir", path, p.FS.SyncDir(path)) }
-
-func (p *pointFS) file(f disk.File, path string) disk.File {
-	if f == nil {
-		return nil
+// like returns the last of the states that a log is in, from one on; -1: none, and how it differs from that one.
+func like(states []model, from int, l *Log) (at int, why string) {
+	for at := len(states) - 1; at >= from; at-- {
+		if why = states[at].differs(l); why == "" {
+			return at, ""
+		}
 	}
-	return &pointFile{f, p, path}
+	return -1, why
 }
 
-type pointFile struct {
-	disk.File
-	fs   *pointFS
-	path string
-}
-
-func (f *pointFile) Write(b []byte) (int, error) {
-	n, err := f.File.Write(b)
-	return n, f.fs.note("write", f.path, err)
-}
-
-func (f *pointFile) WriteAt(b []byte, at int64) (int, error) {
-	n, err := f.File.WriteAt(b, at)
-	return n, f.fs.note("write", f.path, err)
-}
-func (f *pointFile) Sync() error     { return f.fs.note("sync", f.path, f.File.Sync()) }
-func (f *pointFile) Datasync() error { return f.fs.note("datasync", f.path, f.File.Datasync()) }
-func (f *pointFile) Preallocate(n int64) error {
-	return f.fs.note("preallocate", f.path, f.File.Preallocate(n))
+// tailOf returns the segment that is appended to.
+func tailOf(l *Log) *segment {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.segments[len(l.segments)-1]
 }
 
 // segmentsOf returns the files of a log in order.
@@ -205,22 +199,38 @@ func rewriteFile(t testing.TB, fsys disk.FS, path string, b []byte) {
 	must(t, disk.WriteFileAtomic(fsys, path, b))
 }
 
-// heldFS makes some calls wait until it is released.
-type heldFS struct {
-	disk.FS
+// holder makes calls wait until they are released.
+type holder struct {
 	mu   sync.Mutex
 	held chan struct{} // closed by release; nil: nothing is held
-	what []string
+	what func(op disk.Op, path string) bool
+	// waiting counts calls that were held.
+	waiting int
 }
 
-// hold makes calls wait: "remove", "rename SUFFIX" of the old name, "datasync", "sync", "syncdir", "create".
-func (h *heldFS) hold(what ...string) {
+func (h *holder) hook(op disk.Op, path string) error {
+	h.mu.Lock()
+	held := h.held
+	if held != nil && !h.what(op, path) {
+		held = nil
+	}
+	if held != nil {
+		h.waiting++
+	}
+	h.mu.Unlock()
+	if held != nil {
+		<-held
+	}
+	return nil
+}
+
+func (h *holder) hold(what func(op disk.Op, path string) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.held, h.what = make(chan struct{}), what
 }
 
-func (h *heldFS) release() {
+func (h *holder) release() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.held != nil {
@@ -229,66 +239,19 @@ func (h *heldFS) release() {
 	}
 }
 
-func (h *heldFS) wait(what, path string) {
-	h.mu.Lock()
-	held := h.held
-	if !slices.ContainsFunc(h.what, func(w string) bool {
-		name, suffix, _ := strings.Cut(w, " ")
-		return name == what && strings.HasSuffix(path, suffix)
-	}) {
-		held = nil
-	}
-	h.mu.Unlock()
-	if held != nil {
-		<-held
+// purging is a call by which a segment goes: any, or the one of a path.
+func purging(path string) func(op disk.Op, path string) bool {
+	return func(op disk.Op, p string) bool {
+		return (op == disk.OpRename || op == disk.OpRemove) && strings.HasSuffix(p, segmentSuffix) && (path == "" || p == path)
 	}
 }
 
-func (h *heldFS) Create(path string) (disk.File, error) {
-	h.wait("create", path)
-	f, err := h.FS.Create(path)
-	return h.file(f, path), err
-}
-
-func (h *heldFS) OpenWrite(path string) (disk.File, error) {
-	f, err := h.FS.OpenWrite(path)
-	return h.file(f, path), err
-}
-
-func (h *heldFS) Rename(from, to string) error {
-	h.wait("rename", from)
-	return h.FS.Rename(from, to)
-}
-
-func (h *heldFS) Remove(path string) error {
-	h.wait("remove", path)
-	return h.FS.Remove(path)
-}
-
-func (h *heldFS) SyncDir(path string) error {
-	h.wait("syncdir", path)
-	return h.FS.SyncDir(path)
-}
-
-func (h *heldFS) file(f disk.File, path string) disk.File {
-	if f == nil {
-		return nil
+// waitFor waits for a condition.
+func waitFor(t testing.TB, what string, met func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !met(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
 	}
-	return &heldFile{f, h, path}
-}
-
-type heldFile struct {
-	disk.File
-	fs   *heldFS
-	path string
-}
-
-func (f *heldFile) Sync() error {
-	f.fs.wait("sync", f.path)
-	return f.File.Sync()
-}
-
-func (f *heldFile) Datasync() error {
-	f.fs.wait("datasync", f.path)
-	return f.File.Datasync()
 }

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
+
+	"github.com/ostraka-db/ostraka/raftfsm/knownbad"
 )
 
 // spareRetry is how often a spare is tried again while there is no room for it.
@@ -27,27 +30,9 @@ func (l *Log) tend() {
 		case <-l.ctx.Done():
 			return
 		}
-		// While somebody waits for a segment, purging can wait; else it may yield one.
-		var err error
-		if !l.inHurry() {
-			err = l.purge()
-		}
-		if err == nil {
-			err = l.prepare()
-			if err != nil && isNoSpace(err) {
-				l.outOfSpace(err)
-				retry.Reset(spareRetry)
-				err = l.purge()
-				if err == nil {
-					continue // copying would only want room
-				}
-			}
-		}
-		if err == nil {
-			err = l.purge()
-		}
-		if err == nil {
-			err = l.clean()
+		full, err := l.tidy()
+		if full {
+			retry.Reset(spareRetry)
 		}
 		if errors.Is(err, ErrClosed) {
 			return
@@ -57,6 +42,47 @@ func (l *Log) tend() {
 			return
 		}
 	}
+}
+
+// tidy is one turn of the keeper. full: there is no room for another segment.
+func (l *Log) tidy() (full bool, err error) {
+	// While somebody waits for a segment, purging can wait; else it may yield one.
+	if !l.inHurry() {
+		if err := l.purge(); err != nil {
+			return false, err
+		}
+	}
+	err = l.prepare()
+	if isNoSpace(err) {
+		l.outOfSpace(err)
+		return true, l.prepareOfPurged() // copying would only want room
+	}
+	if err == nil {
+		err = l.purge()
+	}
+	if err == nil {
+		err = l.clean()
+	}
+	return false, err
+}
+
+// prepareOfPurged makes a spare of the room that purging gives, if there is any.
+func (l *Log) prepareOfPurged() error {
+	if err := l.purge(); err != nil || len(l.retired) == 0 {
+		return err
+	}
+	l.mu.Lock()
+	large := l.wanted > l.cfg.SegmentBytes
+	l.mu.Unlock()
+	if large { // a file of the usual size is none, but takes its room
+		if err := l.dropRetired(); err != nil {
+			return err
+		}
+	}
+	if err := l.prepare(); !isNoSpace(err) {
+		return err
+	}
+	return nil
 }
 
 func (l *Log) inHurry() bool {
@@ -103,12 +129,34 @@ func (l *Log) prepare() error {
 			return err
 		}
 	}
-	s, err := l.createSegment(head, !hurry)
+	s, err := l.newSegment(head, !hurry)
 	if err != nil {
 		return err
 	}
 	l.setSpare(s)
 	return nil
+}
+
+// newSegment makes a segment, of a retired file if there is one.
+func (l *Log) newSegment(head segmentHead, zeroed bool) (*segment, error) {
+	if len(l.retired) == 0 || head.bytes != l.cfg.SegmentBytes {
+		return l.createSegment(head, zeroed)
+	}
+	last := len(l.retired) - 1
+	r := l.retired[last]
+	l.retired = l.retired[:last]
+	l.stats.recycled.Add(1)
+	return l.reviveSegment(r, head)
+}
+
+// dropRetired removes the files that were kept for another life.
+func (l *Log) dropRetired() error {
+	var errs []error
+	for _, r := range l.retired {
+		errs = append(errs, r.file.Close(), l.cfg.FS.Remove(r.path))
+	}
+	l.retired = nil
+	return errors.Join(errs...)
 }
 
 func (l *Log) setSpare(s *segment) {
@@ -127,12 +175,13 @@ func (l *Log) setSpare(s *segment) {
 func (l *Log) purge() error {
 	for {
 		l.mu.Lock()
-		s := l.segments[0]
-		if len(l.segments) == 1 || !s.sealed || s.live != 0 {
+		at := l.purgeableLocked()
+		if at < 0 {
 			l.mu.Unlock()
 			return nil
 		}
-		if s.emptied > l.durable {
+		s := l.segments[at]
+		if s.emptied > l.durable && !knownbad.PurgeSync {
 			until := s.emptied
 			l.mu.Unlock()
 			if err := l.WaitDurable(l.ctx, until); err != nil {
@@ -140,21 +189,37 @@ func (l *Log) purge() error {
 			}
 			continue
 		}
-		l.segments = l.segments[1:]
-		recycled := l.spare == nil && s.bytes == l.cfg.SegmentBytes && l.wanted <= s.bytes
-		head := l.nextHeadLocked()
+		l.segments = slices.Concat(l.segments[:at], l.segments[at+1:])
+		l.stats.purged.Add(1)
 		l.mu.Unlock()
-		if err := l.dispose(s, recycled, head); err != nil {
+		if err := l.dispose(s); err != nil {
 			return err
 		}
 	}
 }
 
-func (l *Log) dispose(s *segment, recycled bool, head segmentHead) error {
-	if recycled {
-		spare, err := l.recycleSegment(s, head)
+// purgeableLocked is the segment that can go next: the oldest, if nobody needs it; -1: none.
+func (l *Log) purgeableLocked() int {
+	for i, s := range l.segments[:len(l.segments)-1] {
+		if s.sealed && s.live == 0 {
+			return i
+		}
+		if !knownbad.PurgeOrder {
+			break
+		}
+	}
+	return -1
+}
+
+// retiredMax is how many purged files are kept for another life: writing over what the disk holds already is what a sync is
+// cheapest for, and a new file's zeros cost as much writing as the log itself.
+const retiredMax = 2
+
+func (l *Log) dispose(s *segment) error {
+	if s.bytes == l.cfg.SegmentBytes && len(l.retired) < retiredMax {
+		r, err := l.retireSegment(s)
 		if err == nil {
-			l.setSpare(spare)
+			l.retired = append(l.retired, r)
 		}
 		return err
 	}
@@ -279,11 +344,12 @@ func (r *Replica) moveEntry(index uint64, s *segment) error {
 	// come back at the next open.
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if index < r.first || index > r.lastLocked() || r.positions[index-r.first].segment != s {
+	if !r.hasLocked(index) || r.positions[index-r.first].segment != s {
 		return nil
 	}
 	old := r.positions[index-r.first]
 	at := l.placeLocked(r, &f)
+	l.stats.moved.Add(1)
 	r.positions[index-r.first] = at
 	at.segment.live += int64(at.size)
 	l.deadLocked(old)
@@ -307,5 +373,6 @@ func (r *Replica) moveRecord(name string, s *segment) error {
 	if !ok || rec.at.segment != s {
 		return nil
 	}
+	l.stats.moved.Add(1)
 	return r.setRecordLocked(name, rec.value)
 }

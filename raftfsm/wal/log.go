@@ -187,6 +187,9 @@ type Log struct {
 	wake, keep chan struct{}
 	closed     chan struct{} // closed when Close is done
 
+	// retired are files of purged segments. Only the keeper touches them, and Close after it.
+	retired []retired
+
 	stats stats
 }
 
@@ -376,6 +379,7 @@ func (l *Log) Close() error {
 			errs = append(errs, file.Close())
 		}
 	}
+	_ = l.dropRetired() // what stays, the next open removes
 	close(l.closed)
 	return errors.Join(append(errs, failure)...)
 }

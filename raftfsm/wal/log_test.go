@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"math/rand/v2"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -54,91 +53,6 @@ func one(index, term uint64, size int) Entry {
 
 func appendTo(r *Replica, entries ...Entry) error {
 	return r.Append(len(entries), func(i int) Entry { return entries[i] })
-}
-
-func TestAppendReopen(t *testing.T) {
-	m := newMem(t)
-	cfg := testConfig(t, m)
-	l := open(t, cfg)
-	model := map[ID][]Entry{}
-	rng := rand.New(rand.NewPCG(1, 2))
-	for step := range 3000 {
-		id := ID{1, 1}
-		if rng.IntN(3) > 0 {
-			id = ID{2, 7}
-		}
-		r := l.Replica(id)
-		log := model[id]
-		switch rng.IntN(40) {
-		case 0:
-			must(t, r.Clear())
-			log = nil
-		case 1:
-			if len(log) > 2 {
-				cut := 1 + rng.IntN(len(log)-1)
-				must(t, r.TruncateSuffix(log[cut].Index))
-				log = log[:cut]
-			}
-		case 2, 3, 4, 5:
-			if len(log) > 2 {
-				cut := 1 + rng.IntN(len(log)-1)
-				must(t, r.Compact(log[cut-1].Index))
-				log = append([]Entry{}, log[cut:]...)
-			}
-		case 6:
-			must(t, r.SetRecord("term", fmt.Appendf(nil, "%d", step)))
-		default:
-			next := uint64(step*10 + 1)
-			if len(log) > 0 {
-				next = log[len(log)-1].Index + 1
-			}
-			var es []Entry
-			for range 1 + rng.IntN(4) {
-				es = append(es, one(next, uint64(step), rng.IntN(300)))
-				next++
-			}
-			must(t, appendTo(r, es...))
-			log = append(log, es...)
-		}
-		model[id] = log
-		if rng.IntN(300) == 0 {
-			must(t, l.Close())
-			l = open(t, cfg)
-		}
-		if rng.IntN(20) == 0 {
-			for id, log := range model {
-				check(t, l.Replica(id), log)
-			}
-		}
-	}
-	must(t, l.Close())
-	l = open(t, cfg)
-	for id, log := range model {
-		check(t, l.Replica(id), log)
-	}
-	must(t, l.Close())
-}
-
-func check(t testing.TB, r *Replica, want []Entry) {
-	t.Helper()
-	must(t, r.Damage())
-	first, last := r.Bounds()
-	if len(want) == 0 {
-		if first != 0 || last != 0 {
-			t.Fatalf("%s: [%d, %d], want none", r.id, first, last)
-		}
-		return
-	}
-	if first != want[0].Index || last != want[len(want)-1].Index {
-		t.Fatalf("%s: [%d, %d], want [%d, %d]", r.id, first, last, want[0].Index, want[len(want)-1].Index)
-	}
-	for _, w := range want {
-		got, err := r.Get(w.Index)
-		must(t, err)
-		if got.Term != w.Term || string(got.Data) != string(w.Data) || got.Type != w.Type {
-			t.Fatalf("%s: %v, want %v", r.id, got, w)
-		}
-	}
 }
 
 // What an empty replica is asked for is not there, index 0 least of all.

@@ -212,7 +212,7 @@ func (l *Log) openSegment(path string, head segmentHead, end int64) (*segment, e
 	if err != nil {
 		return nil, err
 	}
-	s := newSegment(head, path, file)
+	s := segmentOf(head, path, file)
 	s.end, s.sealed = end, true
 	s.written.Store(end)
 	l.segments = append(l.segments, s)

@@ -15,8 +15,8 @@ const (
 	segmentSuffix = ".wal"
 	// asideSuffix marks a file that is being made; it is removed at open.
 	asideSuffix = ".aside"
-	// spareName is a purged segment on its way to its next life, or what a crash left of it.
-	spareName = "spare" + asideSuffix
+	// retiredSuffix marks a purged segment that waits for its next life; an open takes it for a file that was being made.
+	retiredSuffix = ".retired" + asideSuffix
 )
 
 func segmentName(sequence uint64) string { return fmt.Sprintf("%016x%s", sequence, segmentSuffix) }
@@ -110,26 +110,36 @@ func (l *Log) createSegment(head segmentHead, zeroed bool) (*segment, error) {
 	if err != nil {
 		return nil, errors.Join(err, file.Close(), disk.RemoveIfThere(l.cfg.FS, aside))
 	}
-	return newSegment(head, path, file), nil
+	return segmentOf(head, path, file), nil
 }
 
-// recycleSegment gives a purged segment's file another life. It is never found under a segment's name with another one's
-// head, wherever a crash cuts this off.
-func (l *Log) recycleSegment(old *segment, head segmentHead) (*segment, error) {
-	file := old.take()
-	aside := filepath.Join(l.cfg.Dir, spareName)
-	path := filepath.Join(l.cfg.Dir, segmentName(head.sequence))
-	err := l.cfg.FS.Rename(old.path, aside)
+// retireSegment takes a purged segment's file out of the log, durably, but keeps it for another life.
+func (l *Log) retireSegment(s *segment) (retired, error) {
+	r := retired{file: s.take(), path: filepath.Join(l.cfg.Dir, segmentName(s.sequence)+retiredSuffix)}
+	err := l.cfg.FS.Rename(s.path, r.path)
 	if err == nil {
 		err = l.cfg.FS.SyncDir(l.cfg.Dir)
 	}
-	if err == nil {
-		err = l.name(file, head, aside, path)
-	}
 	if err != nil {
-		return nil, errors.Join(err, file.Close())
+		return r, errors.Join(err, r.file.Close())
 	}
-	return newSegment(head, path, file), nil
+	return r, nil
+}
+
+// retired is the file of a purged segment.
+type retired struct {
+	file disk.File
+	path string
+}
+
+// reviveSegment gives a retired file another life. It is never found under a segment's name with another one's head,
+// wherever a crash cuts this off.
+func (l *Log) reviveSegment(r retired, head segmentHead) (*segment, error) {
+	path := filepath.Join(l.cfg.Dir, segmentName(head.sequence))
+	if err := l.name(r.file, head, r.path, path); err != nil {
+		return nil, errors.Join(err, r.file.Close(), disk.RemoveIfThere(l.cfg.FS, r.path))
+	}
+	return segmentOf(head, path, r.file), nil
 }
 
 // name writes a file's head and gives it its name, durably.
@@ -146,7 +156,7 @@ func (l *Log) name(file disk.File, head segmentHead, aside, path string) error {
 	return l.cfg.FS.SyncDir(l.cfg.Dir)
 }
 
-func newSegment(head segmentHead, path string, file disk.File) *segment {
+func segmentOf(head segmentHead, path string, file disk.File) *segment {
 	s := &segment{segmentHead: head, path: path, file: file, end: headBytes}
 	s.written.Store(headBytes)
 	return s

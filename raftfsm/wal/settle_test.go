@@ -41,10 +41,10 @@ func cutOpens(t *testing.T, base *disk.Mem, cfg Config, check func(what string, 
 func killed(t *testing.T, cfg Config, fill func(l *Log, stopPurging func())) *disk.Mem {
 	t.Helper()
 	m := newMem(t)
-	held := &heldFS{FS: m}
-	cfg.FS = held
+	var held holder
+	cfg.FS = disk.NewHooked(m, held.hook)
 	l := open(t, cfg)
-	fill(l, func() { held.hold("remove", "rename "+segmentSuffix) })
+	fill(l, func() { held.hold(purging("")) })
 	left := m.Clone()
 	held.release()
 	must(t, l.Close())
@@ -172,10 +172,10 @@ func TestOldDamageConcernsNobodyNew(t *testing.T) {
 			case "missing":
 				must(t, m.Remove(second))
 			}
-			held := &heldFS{FS: m}
-			held.hold("remove "+files[0].path, "rename "+files[0].path)
+			var held holder
+			held.hold(purging(files[0].path))
 			cfg := cfg
-			cfg.FS = held
+			cfg.FS = disk.NewHooked(m, held.hook)
 			l := open(t, cfg)
 			wantWhole := func(when string, ids ...ID) {
 				t.Helper()
@@ -205,9 +205,9 @@ func TestOldDamageConcernsNobodyNew(t *testing.T) {
 			must(t, m.Remove(files[0].path))
 			cfg.FS = m
 			for range 3 {
-				held := &heldFS{FS: m}
-				held.hold("remove "+second, "rename "+second)
-				cfg.FS = held
+				var held holder
+				held.hold(purging(second))
+				cfg.FS = disk.NewHooked(m, held.hook)
 				l = open(t, cfg)
 				wantWhole("later", victim, bystander, worker)
 				left := m.Clone()

@@ -9,6 +9,8 @@ import (
 type stats struct {
 	writes, bytes, syncs atomic.Uint64
 	syncNanos            atomic.Uint64
+	// moved counts frames, purged and recycled count segments.
+	moved, purged, recycled atomic.Uint64
 }
 
 func (s *stats) written(bytes int) {
@@ -27,6 +29,9 @@ type Stats struct {
 	Writes, Bytes, Syncs uint64
 	// Syncing is the time spent in syncs.
 	Syncing time.Duration
+	// Moved is how many frames were copied to the end of the log so that their segment can go, Purged how many segments
+	// went, Recycled how many files of those got another life.
+	Moved, Purged, Recycled uint64
 	// Segments of the log, their size, and the bytes in them that are still needed.
 	Segments           int
 	SegmentBytes, Live int64
@@ -42,6 +47,7 @@ func (l *Log) Stats() Stats {
 	defer l.mu.Unlock()
 	st := Stats{Writes: l.stats.writes.Load(), Bytes: l.stats.bytes.Load(), Syncs: l.stats.syncs.Load(),
 		Syncing: time.Duration(l.stats.syncNanos.Load()), Segments: len(l.segments), Pending: l.pending, Replicas: len(l.replicas)}
+	st.Moved, st.Purged, st.Recycled = l.stats.moved.Load(), l.stats.purged.Load(), l.stats.recycled.Load()
 	for _, s := range l.segments {
 		st.SegmentBytes += s.bytes
 		st.Live += s.live
