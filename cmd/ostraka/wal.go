@@ -52,6 +52,7 @@ Exit code 1 if there is rot.`,
 		if err != nil {
 			return err
 		}
+		a.sayHeld(args[0])
 		shown := a.newProgress("verifying", -1)
 		report, err := wal.Walk(nil, dir, nil, func(done, _ int64) { shown.at(done, 0) })
 		shown.end()
@@ -69,6 +70,13 @@ Exit code 1 if there is rot.`,
 		return err
 	}
 	return cmd
+}
+
+// sayHeld warns that a node is using what is about to be read.
+func (a *app) sayHeld(dir string) {
+	if pid, held := wal.HeldBy(dir); held {
+		a.say("a running node (pid %d) holds this directory: what it is just writing may look cut off", pid)
+	}
 }
 
 func (a *app) printReport(r *wal.Report) error {
@@ -200,6 +208,7 @@ Marks name the segment (as term) and offset (as index) up to which their writer 
 		if err != nil {
 			return err
 		}
+		a.sayHeld(args[0])
 		encoder := json.NewEncoder(a.out)
 		_, err = wal.Walk(nil, dir, func(fr wal.Frame) error {
 			switch {

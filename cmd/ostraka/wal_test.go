@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/ostraka-db/ostraka/raftfsm/wal"
@@ -96,5 +97,28 @@ func TestWALVerifyFindsRot(t *testing.T) {
 	}
 	if code, out, _ = runWAL(t, "verify", dir, "--json"); code != exitError || !strings.Contains(out, `"rotten":true`) {
 		t.Errorf("code %d\n%s", code, out)
+	}
+}
+
+// A running node's log can be read; its user is told.
+func TestWALOfARunningNode(t *testing.T) {
+	dir := writeLog(t)
+	lock, err := os.Create(filepath.Join(dir, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	for _, held := range []bool{false, true} {
+		if held {
+			if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, args := range [][]string{{"verify", dir}, {"dump", filepath.Join(dir, "wal")}} {
+			code, _, errOut := runWAL(t, args...)
+			if code != exitDone || strings.Contains(errOut, "holds this directory") != held {
+				t.Errorf("%v, held %v: code %d, %q", args, held, code, errOut)
+			}
+		}
 	}
 }

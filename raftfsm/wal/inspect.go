@@ -221,6 +221,16 @@ func (r *replaying) alive() (bytes int64, segments int) {
 	return bytes, len(seen)
 }
 
+// HeldBy tells whether a process holds the data directory that is dir, or that dir is the log of, and its id; 0: not known.
+func HeldBy(dir string) (pid int, held bool) {
+	for _, data := range []string{dir, filepath.Dir(filepath.Clean(dir))} {
+		if pid, held = disk.HeldBy(filepath.Join(data, "lock")); held {
+			return pid, true
+		}
+	}
+	return 0, false
+}
+
 // DirOf returns the directory of the log in a data directory, or dir itself if it is one. A nil fsys is the system's.
 func DirOf(fsys disk.FS, dir string) (string, error) {
 	if fsys == nil {
