@@ -66,9 +66,7 @@ func openLog(n *Node, who identity, entries entryStore, snapshots *Snapshots) (*
 	if l.last, err = entries.LastIndex(); err != nil {
 		return nil, err
 	}
-	if err := l.findConfigurations(); err != nil {
-		return nil, err
-	}
+	l.voters.indexes = entries.configurations()
 	l.reloadVoters()
 	return l, nil
 }

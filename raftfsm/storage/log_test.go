@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/ostraka-db/ostraka/shard"
 )
 
 // The expectations of raft-boltdb's own tests, on both backends.
@@ -455,6 +457,35 @@ func (f *faultyEntries) truncate(from, last uint64) error {
 		return f.fail
 	}
 	return f.entryStore.truncate(from, last)
+}
+
+// countingEntries counts what is read.
+type countingEntries struct {
+	entryStore
+	reads int
+}
+
+func (c *countingEntries) GetLog(index uint64, entry *raft.Log) error {
+	c.reads++
+	return c.entryStore.GetLog(index, entry)
+}
+
+// A log is opened without being read: the meta group's, whose copies are durable at once, needs no voters, and of a shard's
+// the types are known.
+func TestOpenReadsNoEntries(t *testing.T) {
+	g := newRig(t, Config{Dir: t.TempDir(), NoSync: true})
+	for _, group := range []shard.ID{shard.MetaGroup, testGroup} {
+		r, err := g.node.Open(group, testReplica)
+		must(t, err)
+		must(t, r.Log.StoreLogs(entries(1, 100, 1)))
+		counting := &countingEntries{entryStore: r.Log.entries}
+		l, err := openLog(g.node, r.who, counting, r.Snapshots)
+		must(t, err)
+		if counting.reads > 0 || l.last != 100 {
+			t.Errorf("group %d: %d entries were read, the log ends at %d", group, counting.reads, l.last)
+		}
+		must(t, r.Close())
+	}
 }
 
 func TestWriteErrorIsFatal(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 //
 // An answer that is held vouches for two copies, the follower's and the leader's. A group with one voter asks nobody, so
 // there StoreLogs itself must wait for the disk; and so must it where the number of voters isn't known, and for each
-// configuration, which may change that number.
+// configuration, which may change that number. A log that is durable when it returns has nothing to wait for.
 type voters struct {
 	// indexes of the configurations in the log, ascending.
 	indexes []uint64
@@ -74,35 +74,6 @@ func (l *Log) reloadVoters() {
 	l.mu.Lock()
 	l.voters.count = count
 	l.mu.Unlock()
-}
-
-// findConfigurations lists the configurations of a log that was just opened.
-func (l *Log) findConfigurations() error {
-	if l.first == 0 {
-		return nil
-	}
-	for index := l.first; index <= l.last; index++ {
-		t, err := l.typeOf(index)
-		if err != nil {
-			return err
-		}
-		if t == raft.LogConfiguration {
-			l.voters.indexes = append(l.voters.indexes, index)
-		}
-	}
-	return nil
-}
-
-// typeOf returns an entry's type, without reading it where the log knows that.
-func (l *Log) typeOf(index uint64) (raft.LogType, error) {
-	if e, ok := l.entries.(*walEntries); ok {
-		if t, ok := e.replica.Type(index); ok {
-			return raft.LogType(t), nil
-		}
-	}
-	var e raft.Log
-	err := l.entries.GetLog(index, &e)
-	return e.Type, err
 }
 
 // dropFromLocked follows a truncation: it tells whether the latest configuration was among what was deleted.

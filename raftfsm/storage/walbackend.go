@@ -77,6 +77,16 @@ func (e *walEntries) stalled() bool { return e.wal.Stalled() }
 func (e *walEntries) full() error   { return e.wal.Full() }
 func (e *walEntries) watched() bool { return true }
 
+func (e *walEntries) configurations() (indexes []uint64) {
+	first, last := e.replica.Bounds()
+	for index := first; index <= last; index++ {
+		if t, ok := e.replica.Type(index); ok && raft.LogType(t) == raft.LogConfiguration {
+			indexes = append(indexes, index)
+		}
+	}
+	return indexes
+}
+
 // Close implements entryStore. The log of the node goes on, and keeps the replica's: it may be opened again.
 func (e *walEntries) Close() error { return nil }
 
