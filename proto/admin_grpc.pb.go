@@ -2,7 +2,7 @@
 // versions:
 // - protoc-gen-go-grpc v1.6.2
 // - protoc             (unknown)
-// source: admin.proto
+// source: ostraka/v1/admin.proto
 
 package ostrakapb
 
@@ -203,5 +203,5 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
-	Metadata: "admin.proto",
+	Metadata: "ostraka/v1/admin.proto",
 }

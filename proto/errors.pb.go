@@ -2,7 +2,7 @@
 // versions:
 // 	protoc-gen-go v1.36.12
 // 	protoc        (unknown)
-// source: errors.proto
+// source: ostraka/v1/errors.proto
 
 package ostrakapb
 
@@ -108,11 +108,11 @@ func (x Reason) String() string {
 }
 
 func (Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_errors_proto_enumTypes[0].Descriptor()
+	return file_ostraka_v1_errors_proto_enumTypes[0].Descriptor()
 }
 
 func (Reason) Type() protoreflect.EnumType {
-	return &file_errors_proto_enumTypes[0]
+	return &file_ostraka_v1_errors_proto_enumTypes[0]
 }
 
 func (x Reason) Number() protoreflect.EnumNumber {
@@ -121,7 +121,7 @@ func (x Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Reason.Descriptor instead.
 func (Reason) EnumDescriptor() ([]byte, []int) {
-	return file_errors_proto_rawDescGZIP(), []int{0}
+	return file_ostraka_v1_errors_proto_rawDescGZIP(), []int{0}
 }
 
 // Outcome keeps the two kinds of failed writes apart.
@@ -160,11 +160,11 @@ func (x Outcome) String() string {
 }
 
 func (Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_errors_proto_enumTypes[1].Descriptor()
+	return file_ostraka_v1_errors_proto_enumTypes[1].Descriptor()
 }
 
 func (Outcome) Type() protoreflect.EnumType {
-	return &file_errors_proto_enumTypes[1]
+	return &file_ostraka_v1_errors_proto_enumTypes[1]
 }
 
 func (x Outcome) Number() protoreflect.EnumNumber {
@@ -173,7 +173,7 @@ func (x Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome.Descriptor instead.
 func (Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_errors_proto_rawDescGZIP(), []int{1}
+	return file_ostraka_v1_errors_proto_rawDescGZIP(), []int{1}
 }
 
 // ErrorDetail is attached to every status other than OK of KV and Admin, and to each failed operation of a batch.
@@ -199,7 +199,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_errors_proto_msgTypes[0]
+	mi := &file_ostraka_v1_errors_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -211,7 +211,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_errors_proto_msgTypes[0]
+	mi := &file_ostraka_v1_errors_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -224,7 +224,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_errors_proto_rawDescGZIP(), []int{0}
+	return file_ostraka_v1_errors_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *ErrorDetail) GetReason() Reason {
@@ -311,11 +311,11 @@ func (x *ErrorDetail) GetMessage() string {
 	return ""
 }
 
-var File_errors_proto protoreflect.FileDescriptor
+var File_ostraka_v1_errors_proto protoreflect.FileDescriptor
 
-const file_errors_proto_rawDesc = "" +
+const file_ostraka_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\ferrors.proto\x12\n" +
+	"\x17ostraka/v1/errors.proto\x12\n" +
 	"ostraka.v1\"\x82\x03\n" +
 	"\vErrorDetail\x12*\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x12.ostraka.v1.ReasonR\x06reason\x12-\n" +
@@ -356,25 +356,25 @@ const file_errors_proto_rawDesc = "" +
 	"\x0fOUTCOME_UNKNOWN\x10\x02B/Z-github.com/ostraka-db/ostraka/proto;ostrakapbb\x06proto3"
 
 var (
-	file_errors_proto_rawDescOnce sync.Once
-	file_errors_proto_rawDescData []byte
+	file_ostraka_v1_errors_proto_rawDescOnce sync.Once
+	file_ostraka_v1_errors_proto_rawDescData []byte
 )
 
-func file_errors_proto_rawDescGZIP() []byte {
-	file_errors_proto_rawDescOnce.Do(func() {
-		file_errors_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_errors_proto_rawDesc), len(file_errors_proto_rawDesc)))
+func file_ostraka_v1_errors_proto_rawDescGZIP() []byte {
+	file_ostraka_v1_errors_proto_rawDescOnce.Do(func() {
+		file_ostraka_v1_errors_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_ostraka_v1_errors_proto_rawDesc), len(file_ostraka_v1_errors_proto_rawDesc)))
 	})
-	return file_errors_proto_rawDescData
+	return file_ostraka_v1_errors_proto_rawDescData
 }
 
-var file_errors_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_errors_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
-var file_errors_proto_goTypes = []any{
+var file_ostraka_v1_errors_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_ostraka_v1_errors_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_ostraka_v1_errors_proto_goTypes = []any{
 	(Reason)(0),         // 0: ostraka.v1.Reason
 	(Outcome)(0),        // 1: ostraka.v1.Outcome
 	(*ErrorDetail)(nil), // 2: ostraka.v1.ErrorDetail
 }
-var file_errors_proto_depIdxs = []int32{
+var file_ostraka_v1_errors_proto_depIdxs = []int32{
 	0, // 0: ostraka.v1.ErrorDetail.reason:type_name -> ostraka.v1.Reason
 	1, // 1: ostraka.v1.ErrorDetail.outcome:type_name -> ostraka.v1.Outcome
 	2, // [2:2] is the sub-list for method output_type
@@ -384,27 +384,27 @@ var file_errors_proto_depIdxs = []int32{
 	0, // [0:2] is the sub-list for field type_name
 }
 
-func init() { file_errors_proto_init() }
-func file_errors_proto_init() {
-	if File_errors_proto != nil {
+func init() { file_ostraka_v1_errors_proto_init() }
+func file_ostraka_v1_errors_proto_init() {
+	if File_ostraka_v1_errors_proto != nil {
 		return
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_errors_proto_rawDesc), len(file_errors_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ostraka_v1_errors_proto_rawDesc), len(file_ostraka_v1_errors_proto_rawDesc)),
 			NumEnums:      2,
 			NumMessages:   1,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
-		GoTypes:           file_errors_proto_goTypes,
-		DependencyIndexes: file_errors_proto_depIdxs,
-		EnumInfos:         file_errors_proto_enumTypes,
-		MessageInfos:      file_errors_proto_msgTypes,
+		GoTypes:           file_ostraka_v1_errors_proto_goTypes,
+		DependencyIndexes: file_ostraka_v1_errors_proto_depIdxs,
+		EnumInfos:         file_ostraka_v1_errors_proto_enumTypes,
+		MessageInfos:      file_ostraka_v1_errors_proto_msgTypes,
 	}.Build()
-	File_errors_proto = out.File
-	file_errors_proto_goTypes = nil
-	file_errors_proto_depIdxs = nil
+	File_ostraka_v1_errors_proto = out.File
+	file_ostraka_v1_errors_proto_goTypes = nil
+	file_ostraka_v1_errors_proto_depIdxs = nil
 }

@@ -2,7 +2,7 @@
 // versions:
 // - protoc-gen-go-grpc v1.6.2
 // - protoc             (unknown)
-// source: kv.proto
+// source: ostraka/v1/kv.proto
 
 package ostrakapb
 
@@ -586,5 +586,5 @@ var KV_ServiceDesc = grpc.ServiceDesc{
 			ClientStreams: true,
 		},
 	},
-	Metadata: "kv.proto",
+	Metadata: "ostraka/v1/kv.proto",
 }

@@ -2,7 +2,7 @@
 // versions:
 // 	protoc-gen-go v1.36.12
 // 	protoc        (unknown)
-// source: raft.proto
+// source: ostraka/v1/raft.proto
 
 package ostrakapb
 
@@ -61,11 +61,11 @@ func (x NodePhase) String() string {
 }
 
 func (NodePhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_raft_proto_enumTypes[0].Descriptor()
+	return file_ostraka_v1_raft_proto_enumTypes[0].Descriptor()
 }
 
 func (NodePhase) Type() protoreflect.EnumType {
-	return &file_raft_proto_enumTypes[0]
+	return &file_ostraka_v1_raft_proto_enumTypes[0]
 }
 
 func (x NodePhase) Number() protoreflect.EnumNumber {
@@ -74,7 +74,7 @@ func (x NodePhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodePhase.Descriptor instead.
 func (NodePhase) EnumDescriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{0}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{0}
 }
 
 type Handshake struct {
@@ -96,7 +96,7 @@ type Handshake struct {
 
 func (x *Handshake) Reset() {
 	*x = Handshake{}
-	mi := &file_raft_proto_msgTypes[0]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -108,7 +108,7 @@ func (x *Handshake) String() string {
 func (*Handshake) ProtoMessage() {}
 
 func (x *Handshake) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[0]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -121,7 +121,7 @@ func (x *Handshake) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Handshake.ProtoReflect.Descriptor instead.
 func (*Handshake) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{0}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *Handshake) GetFormat() uint32 {
@@ -180,7 +180,7 @@ type HelloResponse struct {
 
 func (x *HelloResponse) Reset() {
 	*x = HelloResponse{}
-	mi := &file_raft_proto_msgTypes[1]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -192,7 +192,7 @@ func (x *HelloResponse) String() string {
 func (*HelloResponse) ProtoMessage() {}
 
 func (x *HelloResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[1]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -205,7 +205,7 @@ func (x *HelloResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloResponse.ProtoReflect.Descriptor instead.
 func (*HelloResponse) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{1}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *HelloResponse) GetSelf() *Handshake {
@@ -254,7 +254,7 @@ type BootstrapPlan struct {
 
 func (x *BootstrapPlan) Reset() {
 	*x = BootstrapPlan{}
-	mi := &file_raft_proto_msgTypes[2]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -266,7 +266,7 @@ func (x *BootstrapPlan) String() string {
 func (*BootstrapPlan) ProtoMessage() {}
 
 func (x *BootstrapPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[2]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -279,7 +279,7 @@ func (x *BootstrapPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapPlan.ProtoReflect.Descriptor instead.
 func (*BootstrapPlan) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{2}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *BootstrapPlan) GetFormat() uint32 {
@@ -344,7 +344,7 @@ type AdoptRequest struct {
 
 func (x *AdoptRequest) Reset() {
 	*x = AdoptRequest{}
-	mi := &file_raft_proto_msgTypes[3]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +356,7 @@ func (x *AdoptRequest) String() string {
 func (*AdoptRequest) ProtoMessage() {}
 
 func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[3]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +369,7 @@ func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
 func (*AdoptRequest) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{3}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AdoptRequest) GetFrom() *Handshake {
@@ -403,7 +403,7 @@ type AdoptResponse struct {
 
 func (x *AdoptResponse) Reset() {
 	*x = AdoptResponse{}
-	mi := &file_raft_proto_msgTypes[4]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -415,7 +415,7 @@ func (x *AdoptResponse) String() string {
 func (*AdoptResponse) ProtoMessage() {}
 
 func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[4]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -428,7 +428,7 @@ func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
 func (*AdoptResponse) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{4}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AdoptResponse) GetAlready() bool {
@@ -450,7 +450,7 @@ type AnnounceResponse struct {
 
 func (x *AnnounceResponse) Reset() {
 	*x = AnnounceResponse{}
-	mi := &file_raft_proto_msgTypes[5]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -462,7 +462,7 @@ func (x *AnnounceResponse) String() string {
 func (*AnnounceResponse) ProtoMessage() {}
 
 func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[5]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -475,7 +475,7 @@ func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceResponse) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{5}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AnnounceResponse) GetAccepted() bool {
@@ -509,7 +509,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_raft_proto_msgTypes[6]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +521,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[6]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +534,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{6}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Frame) GetHandshake() *Handshake {
@@ -587,7 +587,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_raft_proto_msgTypes[7]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +599,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[7]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +612,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{7}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Envelope) GetCall() uint64 {
@@ -866,7 +866,7 @@ type RaftHeader struct {
 
 func (x *RaftHeader) Reset() {
 	*x = RaftHeader{}
-	mi := &file_raft_proto_msgTypes[8]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +878,7 @@ func (x *RaftHeader) String() string {
 func (*RaftHeader) ProtoMessage() {}
 
 func (x *RaftHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[8]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +891,7 @@ func (x *RaftHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftHeader.ProtoReflect.Descriptor instead.
 func (*RaftHeader) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{8}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RaftHeader) GetProtocol() uint32 {
@@ -930,7 +930,7 @@ type LogEntry struct {
 
 func (x *LogEntry) Reset() {
 	*x = LogEntry{}
-	mi := &file_raft_proto_msgTypes[9]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +942,7 @@ func (x *LogEntry) String() string {
 func (*LogEntry) ProtoMessage() {}
 
 func (x *LogEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[9]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +955,7 @@ func (x *LogEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
 func (*LogEntry) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{9}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LogEntry) GetIndex() uint64 {
@@ -1015,7 +1015,7 @@ type AppendEntries struct {
 
 func (x *AppendEntries) Reset() {
 	*x = AppendEntries{}
-	mi := &file_raft_proto_msgTypes[10]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1027,7 @@ func (x *AppendEntries) String() string {
 func (*AppendEntries) ProtoMessage() {}
 
 func (x *AppendEntries) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[10]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1040,7 @@ func (x *AppendEntries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendEntries.ProtoReflect.Descriptor instead.
 func (*AppendEntries) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{10}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AppendEntries) GetHeader() *RaftHeader {
@@ -1105,7 +1105,7 @@ type AppendEntriesReply struct {
 
 func (x *AppendEntriesReply) Reset() {
 	*x = AppendEntriesReply{}
-	mi := &file_raft_proto_msgTypes[11]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1117,7 @@ func (x *AppendEntriesReply) String() string {
 func (*AppendEntriesReply) ProtoMessage() {}
 
 func (x *AppendEntriesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[11]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1130,7 @@ func (x *AppendEntriesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendEntriesReply.ProtoReflect.Descriptor instead.
 func (*AppendEntriesReply) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{11}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AppendEntriesReply) GetHeader() *RaftHeader {
@@ -1182,7 +1182,7 @@ type RequestVote struct {
 
 func (x *RequestVote) Reset() {
 	*x = RequestVote{}
-	mi := &file_raft_proto_msgTypes[12]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1194,7 @@ func (x *RequestVote) String() string {
 func (*RequestVote) ProtoMessage() {}
 
 func (x *RequestVote) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[12]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1207,7 @@ func (x *RequestVote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestVote.ProtoReflect.Descriptor instead.
 func (*RequestVote) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{12}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RequestVote) GetHeader() *RaftHeader {
@@ -1263,7 +1263,7 @@ type RequestVoteReply struct {
 
 func (x *RequestVoteReply) Reset() {
 	*x = RequestVoteReply{}
-	mi := &file_raft_proto_msgTypes[13]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1275,7 @@ func (x *RequestVoteReply) String() string {
 func (*RequestVoteReply) ProtoMessage() {}
 
 func (x *RequestVoteReply) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[13]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1288,7 @@ func (x *RequestVoteReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestVoteReply.ProtoReflect.Descriptor instead.
 func (*RequestVoteReply) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{13}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RequestVoteReply) GetHeader() *RaftHeader {
@@ -1321,7 +1321,7 @@ type TimeoutNow struct {
 
 func (x *TimeoutNow) Reset() {
 	*x = TimeoutNow{}
-	mi := &file_raft_proto_msgTypes[14]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1333,7 @@ func (x *TimeoutNow) String() string {
 func (*TimeoutNow) ProtoMessage() {}
 
 func (x *TimeoutNow) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[14]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1346,7 @@ func (x *TimeoutNow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeoutNow.ProtoReflect.Descriptor instead.
 func (*TimeoutNow) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{14}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TimeoutNow) GetHeader() *RaftHeader {
@@ -1365,7 +1365,7 @@ type TimeoutNowReply struct {
 
 func (x *TimeoutNowReply) Reset() {
 	*x = TimeoutNowReply{}
-	mi := &file_raft_proto_msgTypes[15]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1377,7 @@ func (x *TimeoutNowReply) String() string {
 func (*TimeoutNowReply) ProtoMessage() {}
 
 func (x *TimeoutNowReply) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[15]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1390,7 @@ func (x *TimeoutNowReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeoutNowReply.ProtoReflect.Descriptor instead.
 func (*TimeoutNowReply) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{15}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TimeoutNowReply) GetHeader() *RaftHeader {
@@ -1417,7 +1417,7 @@ type InstallSnapshot struct {
 
 func (x *InstallSnapshot) Reset() {
 	*x = InstallSnapshot{}
-	mi := &file_raft_proto_msgTypes[16]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1429,7 @@ func (x *InstallSnapshot) String() string {
 func (*InstallSnapshot) ProtoMessage() {}
 
 func (x *InstallSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[16]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1442,7 @@ func (x *InstallSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSnapshot.ProtoReflect.Descriptor instead.
 func (*InstallSnapshot) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{16}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *InstallSnapshot) GetHeader() *RaftHeader {
@@ -1519,7 +1519,7 @@ type InstallSnapshotReply struct {
 
 func (x *InstallSnapshotReply) Reset() {
 	*x = InstallSnapshotReply{}
-	mi := &file_raft_proto_msgTypes[17]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +1531,7 @@ func (x *InstallSnapshotReply) String() string {
 func (*InstallSnapshotReply) ProtoMessage() {}
 
 func (x *InstallSnapshotReply) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[17]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +1544,7 @@ func (x *InstallSnapshotReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSnapshotReply.ProtoReflect.Descriptor instead.
 func (*InstallSnapshotReply) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{17}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *InstallSnapshotReply) GetHeader() *RaftHeader {
@@ -1579,7 +1579,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_raft_proto_msgTypes[18]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1591,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[18]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1604,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{18}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SnapshotChunk) GetHandshake() *Handshake {
@@ -1639,7 +1639,7 @@ type ReadConfirm struct {
 
 func (x *ReadConfirm) Reset() {
 	*x = ReadConfirm{}
-	mi := &file_raft_proto_msgTypes[19]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1651,7 @@ func (x *ReadConfirm) String() string {
 func (*ReadConfirm) ProtoMessage() {}
 
 func (x *ReadConfirm) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[19]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1664,7 @@ func (x *ReadConfirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConfirm.ProtoReflect.Descriptor instead.
 func (*ReadConfirm) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{19}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReadConfirm) GetGroups() []*ReadConfirmGroup {
@@ -1686,7 +1686,7 @@ type ReadConfirmGroup struct {
 
 func (x *ReadConfirmGroup) Reset() {
 	*x = ReadConfirmGroup{}
-	mi := &file_raft_proto_msgTypes[20]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1698,7 +1698,7 @@ func (x *ReadConfirmGroup) String() string {
 func (*ReadConfirmGroup) ProtoMessage() {}
 
 func (x *ReadConfirmGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[20]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1711,7 +1711,7 @@ func (x *ReadConfirmGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConfirmGroup.ProtoReflect.Descriptor instead.
 func (*ReadConfirmGroup) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{20}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReadConfirmGroup) GetGroup() uint32 {
@@ -1745,7 +1745,7 @@ type ReadConfirmReply struct {
 
 func (x *ReadConfirmReply) Reset() {
 	*x = ReadConfirmReply{}
-	mi := &file_raft_proto_msgTypes[21]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1757,7 @@ func (x *ReadConfirmReply) String() string {
 func (*ReadConfirmReply) ProtoMessage() {}
 
 func (x *ReadConfirmReply) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_proto_msgTypes[21]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1770,7 @@ func (x *ReadConfirmReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConfirmReply.ProtoReflect.Descriptor instead.
 func (*ReadConfirmReply) Descriptor() ([]byte, []int) {
-	return file_raft_proto_rawDescGZIP(), []int{21}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReadConfirmReply) GetSameTerm() []bool {
@@ -1780,13 +1780,12 @@ func (x *ReadConfirmReply) GetSameTerm() []bool {
 	return nil
 }
 
-var File_raft_proto protoreflect.FileDescriptor
+var File_ostraka_v1_raft_proto protoreflect.FileDescriptor
 
-const file_raft_proto_rawDesc = "" +
+const file_ostraka_v1_raft_proto_rawDesc = "" +
 	"\n" +
-	"\n" +
-	"raft.proto\x12\n" +
-	"ostraka.v1\x1a\vadmin.proto\"\xbd\x01\n" +
+	"\x15ostraka/v1/raft.proto\x12\n" +
+	"ostraka.v1\x1a\x16ostraka/v1/admin.proto\"\xbd\x01\n" +
 	"\tHandshake\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1d\n" +
 	"\n" +
@@ -1931,20 +1930,20 @@ const file_raft_proto_rawDesc = "" +
 	"\x0fInstallSnapshot\x12\x19.ostraka.v1.SnapshotChunk\x1a\x14.ostraka.v1.Envelope(\x01B/Z-github.com/ostraka-db/ostraka/proto;ostrakapbb\x06proto3"
 
 var (
-	file_raft_proto_rawDescOnce sync.Once
-	file_raft_proto_rawDescData []byte
+	file_ostraka_v1_raft_proto_rawDescOnce sync.Once
+	file_ostraka_v1_raft_proto_rawDescData []byte
 )
 
-func file_raft_proto_rawDescGZIP() []byte {
-	file_raft_proto_rawDescOnce.Do(func() {
-		file_raft_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_raft_proto_rawDesc), len(file_raft_proto_rawDesc)))
+func file_ostraka_v1_raft_proto_rawDescGZIP() []byte {
+	file_ostraka_v1_raft_proto_rawDescOnce.Do(func() {
+		file_ostraka_v1_raft_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_ostraka_v1_raft_proto_rawDesc), len(file_ostraka_v1_raft_proto_rawDesc)))
 	})
-	return file_raft_proto_rawDescData
+	return file_ostraka_v1_raft_proto_rawDescData
 }
 
-var file_raft_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
-var file_raft_proto_goTypes = []any{
+var file_ostraka_v1_raft_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_ostraka_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_ostraka_v1_raft_proto_goTypes = []any{
 	(NodePhase)(0),               // 0: ostraka.v1.NodePhase
 	(*Handshake)(nil),            // 1: ostraka.v1.Handshake
 	(*HelloResponse)(nil),        // 2: ostraka.v1.HelloResponse
@@ -1973,7 +1972,7 @@ var file_raft_proto_goTypes = []any{
 	(*MapReplica)(nil),           // 25: ostraka.v1.MapReplica
 	(*BootstrapRequest)(nil),     // 26: ostraka.v1.BootstrapRequest
 }
-var file_raft_proto_depIdxs = []int32{
+var file_ostraka_v1_raft_proto_depIdxs = []int32{
 	1,  // 0: ostraka.v1.HelloResponse.self:type_name -> ostraka.v1.Handshake
 	3,  // 1: ostraka.v1.HelloResponse.plan:type_name -> ostraka.v1.BootstrapPlan
 	23, // 2: ostraka.v1.HelloResponse.nodes:type_name -> ostraka.v1.MapNode
@@ -2026,13 +2025,13 @@ var file_raft_proto_depIdxs = []int32{
 	0,  // [0:35] is the sub-list for field type_name
 }
 
-func init() { file_raft_proto_init() }
-func file_raft_proto_init() {
-	if File_raft_proto != nil {
+func init() { file_ostraka_v1_raft_proto_init() }
+func file_ostraka_v1_raft_proto_init() {
+	if File_ostraka_v1_raft_proto != nil {
 		return
 	}
-	file_admin_proto_init()
-	file_raft_proto_msgTypes[7].OneofWrappers = []any{
+	file_ostraka_v1_admin_proto_init()
+	file_ostraka_v1_raft_proto_msgTypes[7].OneofWrappers = []any{
 		(*Envelope_Append)(nil),
 		(*Envelope_AppendReply)(nil),
 		(*Envelope_Vote)(nil),
@@ -2050,18 +2049,18 @@ func file_raft_proto_init() {
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raft_proto_rawDesc), len(file_raft_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ostraka_v1_raft_proto_rawDesc), len(file_ostraka_v1_raft_proto_rawDesc)),
 			NumEnums:      1,
 			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
-		GoTypes:           file_raft_proto_goTypes,
-		DependencyIndexes: file_raft_proto_depIdxs,
-		EnumInfos:         file_raft_proto_enumTypes,
-		MessageInfos:      file_raft_proto_msgTypes,
+		GoTypes:           file_ostraka_v1_raft_proto_goTypes,
+		DependencyIndexes: file_ostraka_v1_raft_proto_depIdxs,
+		EnumInfos:         file_ostraka_v1_raft_proto_enumTypes,
+		MessageInfos:      file_ostraka_v1_raft_proto_msgTypes,
 	}.Build()
-	File_raft_proto = out.File
-	file_raft_proto_goTypes = nil
-	file_raft_proto_depIdxs = nil
+	File_ostraka_v1_raft_proto = out.File
+	file_ostraka_v1_raft_proto_goTypes = nil
+	file_ostraka_v1_raft_proto_depIdxs = nil
 }

@@ -2,7 +2,7 @@
 // versions:
 // - protoc-gen-go-grpc v1.6.2
 // - protoc             (unknown)
-// source: raft.proto
+// source: ostraka/v1/raft.proto
 
 package ostrakapb
 
@@ -273,5 +273,5 @@ var Raft_ServiceDesc = grpc.ServiceDesc{
 			ClientStreams: true,
 		},
 	},
-	Metadata: "raft.proto",
+	Metadata: "ostraka/v1/raft.proto",
 }

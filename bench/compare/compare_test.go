@@ -14,12 +14,9 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-
-	"github.com/ostraka-db/ostraka/bench/compare/protonames"
 )
 
 func TestMain(m *testing.M) {
-	protonames.Done()
 	// The tests' binary is also an etcd member, as the command's is.
 	if len(os.Args) == 3 && os.Args[1] == etcdNodeArgument {
 		if err := runEtcdNode(os.Args[2]); err != nil {

@@ -9,8 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-
-	"github.com/ostraka-db/ostraka/bench/compare/protonames"
 )
 
 const (
@@ -19,7 +17,6 @@ const (
 )
 
 func main() {
-	protonames.Done()
 	if len(os.Args) == 3 && os.Args[1] == etcdNodeArgument {
 		if err := runEtcdNode(os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
