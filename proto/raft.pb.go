@@ -500,11 +500,13 @@ func (x *AnnounceResponse) GetEpoch() uint64 {
 }
 
 type Frame struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Handshake     *Handshake             `protobuf:"bytes,1,opt,name=handshake,proto3" json:"handshake,omitempty"`
-	Envelopes     []*Envelope            `protobuf:"bytes,2,rep,name=envelopes,proto3" json:"envelopes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Handshake        *Handshake             `protobuf:"bytes,1,opt,name=handshake,proto3" json:"handshake,omitempty"`
+	Envelopes        []*Envelope            `protobuf:"bytes,2,rep,name=envelopes,proto3" json:"envelopes,omitempty"`
+	Heartbeats       *Heartbeats            `protobuf:"bytes,3,opt,name=heartbeats,proto3" json:"heartbeats,omitempty"`
+	HeartbeatReplies []*HeartbeatReplies    `protobuf:"bytes,4,rep,name=heartbeat_replies,json=heartbeatReplies,proto3" json:"heartbeat_replies,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Frame) Reset() {
@@ -551,6 +553,238 @@ func (x *Frame) GetEnvelopes() []*Envelope {
 	return nil
 }
 
+func (x *Frame) GetHeartbeats() *Heartbeats {
+	if x != nil {
+		return x.Heartbeats
+	}
+	return nil
+}
+
+func (x *Frame) GetHeartbeatReplies() []*HeartbeatReplies {
+	if x != nil {
+		return x.HeartbeatReplies
+	}
+	return nil
+}
+
+// Heartbeats are those of many groups to one node, in columns of equal length: row i is a heartbeat. Whatever
+// else raft puts into one follows from the sending replica.
+type Heartbeats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Counts them per stream, for the answers.
+	Round       uint64   `protobuf:"varint,1,opt,name=round,proto3" json:"round,omitempty"`
+	Group       []uint32 `protobuf:"varint,2,rep,packed,name=group,proto3" json:"group,omitempty"`
+	FromReplica []uint64 `protobuf:"varint,3,rep,packed,name=from_replica,json=fromReplica,proto3" json:"from_replica,omitempty"`
+	ToReplica   []uint64 `protobuf:"varint,4,rep,packed,name=to_replica,json=toReplica,proto3" json:"to_replica,omitempty"`
+	Term        []uint64 `protobuf:"varint,5,rep,packed,name=term,proto3" json:"term,omitempty"`
+	// raft's protocol version.
+	Protocol      []uint32 `protobuf:"varint,6,rep,packed,name=protocol,proto3" json:"protocol,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Heartbeats) Reset() {
+	*x = Heartbeats{}
+	mi := &file_ostraka_v1_raft_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Heartbeats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Heartbeats) ProtoMessage() {}
+
+func (x *Heartbeats) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_raft_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Heartbeats.ProtoReflect.Descriptor instead.
+func (*Heartbeats) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Heartbeats) GetRound() uint64 {
+	if x != nil {
+		return x.Round
+	}
+	return 0
+}
+
+func (x *Heartbeats) GetGroup() []uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *Heartbeats) GetFromReplica() []uint64 {
+	if x != nil {
+		return x.FromReplica
+	}
+	return nil
+}
+
+func (x *Heartbeats) GetToReplica() []uint64 {
+	if x != nil {
+		return x.ToReplica
+	}
+	return nil
+}
+
+func (x *Heartbeats) GetTerm() []uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return nil
+}
+
+func (x *Heartbeats) GetProtocol() []uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return nil
+}
+
+// HeartbeatReplies answer some rows of a round, in columns of equal length.
+type HeartbeatReplies struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Round   uint64                 `protobuf:"varint,1,opt,name=round,proto3" json:"round,omitempty"`
+	Row     []uint32               `protobuf:"varint,2,rep,packed,name=row,proto3" json:"row,omitempty"`
+	Term    []uint64               `protobuf:"varint,3,rep,packed,name=term,proto3" json:"term,omitempty"`
+	Success []bool                 `protobuf:"varint,4,rep,packed,name=success,proto3" json:"success,omitempty"`
+	// Rows that raft did not answer, and why.
+	Refused       []*HeartbeatRefusal `protobuf:"bytes,5,rep,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeartbeatReplies) Reset() {
+	*x = HeartbeatReplies{}
+	mi := &file_ostraka_v1_raft_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeartbeatReplies) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeartbeatReplies) ProtoMessage() {}
+
+func (x *HeartbeatReplies) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_raft_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeartbeatReplies.ProtoReflect.Descriptor instead.
+func (*HeartbeatReplies) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *HeartbeatReplies) GetRound() uint64 {
+	if x != nil {
+		return x.Round
+	}
+	return 0
+}
+
+func (x *HeartbeatReplies) GetRow() []uint32 {
+	if x != nil {
+		return x.Row
+	}
+	return nil
+}
+
+func (x *HeartbeatReplies) GetTerm() []uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return nil
+}
+
+func (x *HeartbeatReplies) GetSuccess() []bool {
+	if x != nil {
+		return x.Success
+	}
+	return nil
+}
+
+func (x *HeartbeatReplies) GetRefused() []*HeartbeatRefusal {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+type HeartbeatRefusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Row           uint32                 `protobuf:"varint,1,opt,name=row,proto3" json:"row,omitempty"`
+	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeartbeatRefusal) Reset() {
+	*x = HeartbeatRefusal{}
+	mi := &file_ostraka_v1_raft_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeartbeatRefusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeartbeatRefusal) ProtoMessage() {}
+
+func (x *HeartbeatRefusal) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_raft_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeartbeatRefusal.ProtoReflect.Descriptor instead.
+func (*HeartbeatRefusal) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HeartbeatRefusal) GetRow() uint32 {
+	if x != nil {
+		return x.Row
+	}
+	return 0
+}
+
+func (x *HeartbeatRefusal) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // Envelope is one message of one group. Requests and their answer share call.
 type Envelope struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -566,6 +800,8 @@ type Envelope struct {
 	Term uint64 `protobuf:"varint,6,opt,name=term,proto3" json:"term,omitempty"`
 	// Set on an answer that reports a failure; there is no body then.
 	Error string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	// The request may be answered together with the heartbeats that came with it.
+	Unhurried bool `protobuf:"varint,8,opt,name=unhurried,proto3" json:"unhurried,omitempty"`
 	// Types that are valid to be assigned to Body:
 	//
 	//	*Envelope_Append
@@ -587,7 +823,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[7]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +835,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[7]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +848,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{7}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Envelope) GetCall() uint64 {
@@ -662,6 +898,13 @@ func (x *Envelope) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *Envelope) GetUnhurried() bool {
+	if x != nil {
+		return x.Unhurried
+	}
+	return false
 }
 
 func (x *Envelope) GetBody() isEnvelope_Body {
@@ -866,7 +1109,7 @@ type RaftHeader struct {
 
 func (x *RaftHeader) Reset() {
 	*x = RaftHeader{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[8]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +1121,7 @@ func (x *RaftHeader) String() string {
 func (*RaftHeader) ProtoMessage() {}
 
 func (x *RaftHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[8]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +1134,7 @@ func (x *RaftHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftHeader.ProtoReflect.Descriptor instead.
 func (*RaftHeader) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{8}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RaftHeader) GetProtocol() uint32 {
@@ -930,7 +1173,7 @@ type LogEntry struct {
 
 func (x *LogEntry) Reset() {
 	*x = LogEntry{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[9]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1185,7 @@ func (x *LogEntry) String() string {
 func (*LogEntry) ProtoMessage() {}
 
 func (x *LogEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[9]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1198,7 @@ func (x *LogEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
 func (*LogEntry) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{9}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LogEntry) GetIndex() uint64 {
@@ -1015,7 +1258,7 @@ type AppendEntries struct {
 
 func (x *AppendEntries) Reset() {
 	*x = AppendEntries{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[10]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1270,7 @@ func (x *AppendEntries) String() string {
 func (*AppendEntries) ProtoMessage() {}
 
 func (x *AppendEntries) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[10]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1283,7 @@ func (x *AppendEntries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendEntries.ProtoReflect.Descriptor instead.
 func (*AppendEntries) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{10}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AppendEntries) GetHeader() *RaftHeader {
@@ -1105,7 +1348,7 @@ type AppendEntriesReply struct {
 
 func (x *AppendEntriesReply) Reset() {
 	*x = AppendEntriesReply{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[11]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1360,7 @@ func (x *AppendEntriesReply) String() string {
 func (*AppendEntriesReply) ProtoMessage() {}
 
 func (x *AppendEntriesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[11]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1373,7 @@ func (x *AppendEntriesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendEntriesReply.ProtoReflect.Descriptor instead.
 func (*AppendEntriesReply) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{11}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AppendEntriesReply) GetHeader() *RaftHeader {
@@ -1182,7 +1425,7 @@ type RequestVote struct {
 
 func (x *RequestVote) Reset() {
 	*x = RequestVote{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[12]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1437,7 @@ func (x *RequestVote) String() string {
 func (*RequestVote) ProtoMessage() {}
 
 func (x *RequestVote) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[12]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1450,7 @@ func (x *RequestVote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestVote.ProtoReflect.Descriptor instead.
 func (*RequestVote) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{12}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RequestVote) GetHeader() *RaftHeader {
@@ -1263,7 +1506,7 @@ type RequestVoteReply struct {
 
 func (x *RequestVoteReply) Reset() {
 	*x = RequestVoteReply{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[13]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1518,7 @@ func (x *RequestVoteReply) String() string {
 func (*RequestVoteReply) ProtoMessage() {}
 
 func (x *RequestVoteReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[13]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1531,7 @@ func (x *RequestVoteReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestVoteReply.ProtoReflect.Descriptor instead.
 func (*RequestVoteReply) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{13}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RequestVoteReply) GetHeader() *RaftHeader {
@@ -1321,7 +1564,7 @@ type TimeoutNow struct {
 
 func (x *TimeoutNow) Reset() {
 	*x = TimeoutNow{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[14]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1576,7 @@ func (x *TimeoutNow) String() string {
 func (*TimeoutNow) ProtoMessage() {}
 
 func (x *TimeoutNow) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[14]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1589,7 @@ func (x *TimeoutNow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeoutNow.ProtoReflect.Descriptor instead.
 func (*TimeoutNow) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{14}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TimeoutNow) GetHeader() *RaftHeader {
@@ -1365,7 +1608,7 @@ type TimeoutNowReply struct {
 
 func (x *TimeoutNowReply) Reset() {
 	*x = TimeoutNowReply{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[15]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1620,7 @@ func (x *TimeoutNowReply) String() string {
 func (*TimeoutNowReply) ProtoMessage() {}
 
 func (x *TimeoutNowReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[15]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1633,7 @@ func (x *TimeoutNowReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeoutNowReply.ProtoReflect.Descriptor instead.
 func (*TimeoutNowReply) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{15}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TimeoutNowReply) GetHeader() *RaftHeader {
@@ -1417,7 +1660,7 @@ type InstallSnapshot struct {
 
 func (x *InstallSnapshot) Reset() {
 	*x = InstallSnapshot{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[16]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1672,7 @@ func (x *InstallSnapshot) String() string {
 func (*InstallSnapshot) ProtoMessage() {}
 
 func (x *InstallSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[16]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1685,7 @@ func (x *InstallSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSnapshot.ProtoReflect.Descriptor instead.
 func (*InstallSnapshot) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{16}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *InstallSnapshot) GetHeader() *RaftHeader {
@@ -1519,7 +1762,7 @@ type InstallSnapshotReply struct {
 
 func (x *InstallSnapshotReply) Reset() {
 	*x = InstallSnapshotReply{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[17]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +1774,7 @@ func (x *InstallSnapshotReply) String() string {
 func (*InstallSnapshotReply) ProtoMessage() {}
 
 func (x *InstallSnapshotReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[17]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +1787,7 @@ func (x *InstallSnapshotReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSnapshotReply.ProtoReflect.Descriptor instead.
 func (*InstallSnapshotReply) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{17}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InstallSnapshotReply) GetHeader() *RaftHeader {
@@ -1579,7 +1822,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[18]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1834,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[18]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1847,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{18}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SnapshotChunk) GetHandshake() *Handshake {
@@ -1639,7 +1882,7 @@ type ReadConfirm struct {
 
 func (x *ReadConfirm) Reset() {
 	*x = ReadConfirm{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[19]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1894,7 @@ func (x *ReadConfirm) String() string {
 func (*ReadConfirm) ProtoMessage() {}
 
 func (x *ReadConfirm) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[19]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1907,7 @@ func (x *ReadConfirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConfirm.ProtoReflect.Descriptor instead.
 func (*ReadConfirm) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{19}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReadConfirm) GetGroups() []*ReadConfirmGroup {
@@ -1686,7 +1929,7 @@ type ReadConfirmGroup struct {
 
 func (x *ReadConfirmGroup) Reset() {
 	*x = ReadConfirmGroup{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[20]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1698,7 +1941,7 @@ func (x *ReadConfirmGroup) String() string {
 func (*ReadConfirmGroup) ProtoMessage() {}
 
 func (x *ReadConfirmGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[20]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1711,7 +1954,7 @@ func (x *ReadConfirmGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConfirmGroup.ProtoReflect.Descriptor instead.
 func (*ReadConfirmGroup) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{20}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReadConfirmGroup) GetGroup() uint32 {
@@ -1745,7 +1988,7 @@ type ReadConfirmReply struct {
 
 func (x *ReadConfirmReply) Reset() {
 	*x = ReadConfirmReply{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[21]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +2000,7 @@ func (x *ReadConfirmReply) String() string {
 func (*ReadConfirmReply) ProtoMessage() {}
 
 func (x *ReadConfirmReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[21]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +2013,7 @@ func (x *ReadConfirmReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConfirmReply.ProtoReflect.Descriptor instead.
 func (*ReadConfirmReply) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{21}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReadConfirmReply) GetSameTerm() []bool {
@@ -1817,10 +2060,32 @@ const file_ostraka_v1_raft_proto_rawDesc = "" +
 	"\x10AnnounceResponse\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"p\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\xf3\x01\n" +
 	"\x05Frame\x123\n" +
 	"\thandshake\x18\x01 \x01(\v2\x15.ostraka.v1.HandshakeR\thandshake\x122\n" +
-	"\tenvelopes\x18\x02 \x03(\v2\x14.ostraka.v1.EnvelopeR\tenvelopes\"\xaa\a\n" +
+	"\tenvelopes\x18\x02 \x03(\v2\x14.ostraka.v1.EnvelopeR\tenvelopes\x126\n" +
+	"\n" +
+	"heartbeats\x18\x03 \x01(\v2\x16.ostraka.v1.HeartbeatsR\n" +
+	"heartbeats\x12I\n" +
+	"\x11heartbeat_replies\x18\x04 \x03(\v2\x1c.ostraka.v1.HeartbeatRepliesR\x10heartbeatReplies\"\xaa\x01\n" +
+	"\n" +
+	"Heartbeats\x12\x14\n" +
+	"\x05round\x18\x01 \x01(\x04R\x05round\x12\x14\n" +
+	"\x05group\x18\x02 \x03(\rR\x05group\x12!\n" +
+	"\ffrom_replica\x18\x03 \x03(\x04R\vfromReplica\x12\x1d\n" +
+	"\n" +
+	"to_replica\x18\x04 \x03(\x04R\ttoReplica\x12\x12\n" +
+	"\x04term\x18\x05 \x03(\x04R\x04term\x12\x1a\n" +
+	"\bprotocol\x18\x06 \x03(\rR\bprotocol\"\xa0\x01\n" +
+	"\x10HeartbeatReplies\x12\x14\n" +
+	"\x05round\x18\x01 \x01(\x04R\x05round\x12\x10\n" +
+	"\x03row\x18\x02 \x03(\rR\x03row\x12\x12\n" +
+	"\x04term\x18\x03 \x03(\x04R\x04term\x12\x18\n" +
+	"\asuccess\x18\x04 \x03(\bR\asuccess\x126\n" +
+	"\arefused\x18\x05 \x03(\v2\x1c.ostraka.v1.HeartbeatRefusalR\arefused\":\n" +
+	"\x10HeartbeatRefusal\x12\x10\n" +
+	"\x03row\x18\x01 \x01(\rR\x03row\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"\xc8\a\n" +
 	"\bEnvelope\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\x04R\x04call\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\rR\x05group\x12!\n" +
@@ -1829,7 +2094,8 @@ const file_ostraka_v1_raft_proto_rawDesc = "" +
 	"to_replica\x18\x04 \x01(\x04R\ttoReplica\x12\x1a\n" +
 	"\bsequence\x18\x05 \x01(\x04R\bsequence\x12\x12\n" +
 	"\x04term\x18\x06 \x01(\x04R\x04term\x12\x14\n" +
-	"\x05error\x18\a \x01(\tR\x05error\x123\n" +
+	"\x05error\x18\a \x01(\tR\x05error\x12\x1c\n" +
+	"\tunhurried\x18\b \x01(\bR\tunhurried\x123\n" +
 	"\x06append\x18\n" +
 	" \x01(\v2\x19.ostraka.v1.AppendEntriesH\x00R\x06append\x12C\n" +
 	"\fappend_reply\x18\v \x01(\v2\x1e.ostraka.v1.AppendEntriesReplyH\x00R\vappendReply\x12-\n" +
@@ -1942,7 +2208,7 @@ func file_ostraka_v1_raft_proto_rawDescGZIP() []byte {
 }
 
 var file_ostraka_v1_raft_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ostraka_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_ostraka_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_ostraka_v1_raft_proto_goTypes = []any{
 	(NodePhase)(0),               // 0: ostraka.v1.NodePhase
 	(*Handshake)(nil),            // 1: ostraka.v1.Handshake
@@ -1952,77 +2218,83 @@ var file_ostraka_v1_raft_proto_goTypes = []any{
 	(*AdoptResponse)(nil),        // 5: ostraka.v1.AdoptResponse
 	(*AnnounceResponse)(nil),     // 6: ostraka.v1.AnnounceResponse
 	(*Frame)(nil),                // 7: ostraka.v1.Frame
-	(*Envelope)(nil),             // 8: ostraka.v1.Envelope
-	(*RaftHeader)(nil),           // 9: ostraka.v1.RaftHeader
-	(*LogEntry)(nil),             // 10: ostraka.v1.LogEntry
-	(*AppendEntries)(nil),        // 11: ostraka.v1.AppendEntries
-	(*AppendEntriesReply)(nil),   // 12: ostraka.v1.AppendEntriesReply
-	(*RequestVote)(nil),          // 13: ostraka.v1.RequestVote
-	(*RequestVoteReply)(nil),     // 14: ostraka.v1.RequestVoteReply
-	(*TimeoutNow)(nil),           // 15: ostraka.v1.TimeoutNow
-	(*TimeoutNowReply)(nil),      // 16: ostraka.v1.TimeoutNowReply
-	(*InstallSnapshot)(nil),      // 17: ostraka.v1.InstallSnapshot
-	(*InstallSnapshotReply)(nil), // 18: ostraka.v1.InstallSnapshotReply
-	(*SnapshotChunk)(nil),        // 19: ostraka.v1.SnapshotChunk
-	(*ReadConfirm)(nil),          // 20: ostraka.v1.ReadConfirm
-	(*ReadConfirmGroup)(nil),     // 21: ostraka.v1.ReadConfirmGroup
-	(*ReadConfirmReply)(nil),     // 22: ostraka.v1.ReadConfirmReply
-	(*MapNode)(nil),              // 23: ostraka.v1.MapNode
-	(*Map)(nil),                  // 24: ostraka.v1.Map
-	(*MapReplica)(nil),           // 25: ostraka.v1.MapReplica
-	(*BootstrapRequest)(nil),     // 26: ostraka.v1.BootstrapRequest
+	(*Heartbeats)(nil),           // 8: ostraka.v1.Heartbeats
+	(*HeartbeatReplies)(nil),     // 9: ostraka.v1.HeartbeatReplies
+	(*HeartbeatRefusal)(nil),     // 10: ostraka.v1.HeartbeatRefusal
+	(*Envelope)(nil),             // 11: ostraka.v1.Envelope
+	(*RaftHeader)(nil),           // 12: ostraka.v1.RaftHeader
+	(*LogEntry)(nil),             // 13: ostraka.v1.LogEntry
+	(*AppendEntries)(nil),        // 14: ostraka.v1.AppendEntries
+	(*AppendEntriesReply)(nil),   // 15: ostraka.v1.AppendEntriesReply
+	(*RequestVote)(nil),          // 16: ostraka.v1.RequestVote
+	(*RequestVoteReply)(nil),     // 17: ostraka.v1.RequestVoteReply
+	(*TimeoutNow)(nil),           // 18: ostraka.v1.TimeoutNow
+	(*TimeoutNowReply)(nil),      // 19: ostraka.v1.TimeoutNowReply
+	(*InstallSnapshot)(nil),      // 20: ostraka.v1.InstallSnapshot
+	(*InstallSnapshotReply)(nil), // 21: ostraka.v1.InstallSnapshotReply
+	(*SnapshotChunk)(nil),        // 22: ostraka.v1.SnapshotChunk
+	(*ReadConfirm)(nil),          // 23: ostraka.v1.ReadConfirm
+	(*ReadConfirmGroup)(nil),     // 24: ostraka.v1.ReadConfirmGroup
+	(*ReadConfirmReply)(nil),     // 25: ostraka.v1.ReadConfirmReply
+	(*MapNode)(nil),              // 26: ostraka.v1.MapNode
+	(*Map)(nil),                  // 27: ostraka.v1.Map
+	(*MapReplica)(nil),           // 28: ostraka.v1.MapReplica
+	(*BootstrapRequest)(nil),     // 29: ostraka.v1.BootstrapRequest
 }
 var file_ostraka_v1_raft_proto_depIdxs = []int32{
 	1,  // 0: ostraka.v1.HelloResponse.self:type_name -> ostraka.v1.Handshake
 	3,  // 1: ostraka.v1.HelloResponse.plan:type_name -> ostraka.v1.BootstrapPlan
-	23, // 2: ostraka.v1.HelloResponse.nodes:type_name -> ostraka.v1.MapNode
+	26, // 2: ostraka.v1.HelloResponse.nodes:type_name -> ostraka.v1.MapNode
 	0,  // 3: ostraka.v1.HelloResponse.phase:type_name -> ostraka.v1.NodePhase
-	24, // 4: ostraka.v1.BootstrapPlan.map:type_name -> ostraka.v1.Map
-	25, // 5: ostraka.v1.BootstrapPlan.meta:type_name -> ostraka.v1.MapReplica
-	26, // 6: ostraka.v1.BootstrapPlan.request:type_name -> ostraka.v1.BootstrapRequest
+	27, // 4: ostraka.v1.BootstrapPlan.map:type_name -> ostraka.v1.Map
+	28, // 5: ostraka.v1.BootstrapPlan.meta:type_name -> ostraka.v1.MapReplica
+	29, // 6: ostraka.v1.BootstrapPlan.request:type_name -> ostraka.v1.BootstrapRequest
 	1,  // 7: ostraka.v1.AdoptRequest.from:type_name -> ostraka.v1.Handshake
 	3,  // 8: ostraka.v1.AdoptRequest.plan:type_name -> ostraka.v1.BootstrapPlan
 	1,  // 9: ostraka.v1.Frame.handshake:type_name -> ostraka.v1.Handshake
-	8,  // 10: ostraka.v1.Frame.envelopes:type_name -> ostraka.v1.Envelope
-	11, // 11: ostraka.v1.Envelope.append:type_name -> ostraka.v1.AppendEntries
-	12, // 12: ostraka.v1.Envelope.append_reply:type_name -> ostraka.v1.AppendEntriesReply
-	13, // 13: ostraka.v1.Envelope.vote:type_name -> ostraka.v1.RequestVote
-	14, // 14: ostraka.v1.Envelope.vote_reply:type_name -> ostraka.v1.RequestVoteReply
-	13, // 15: ostraka.v1.Envelope.pre_vote:type_name -> ostraka.v1.RequestVote
-	14, // 16: ostraka.v1.Envelope.pre_vote_reply:type_name -> ostraka.v1.RequestVoteReply
-	15, // 17: ostraka.v1.Envelope.timeout_now:type_name -> ostraka.v1.TimeoutNow
-	16, // 18: ostraka.v1.Envelope.timeout_now_reply:type_name -> ostraka.v1.TimeoutNowReply
-	17, // 19: ostraka.v1.Envelope.install:type_name -> ostraka.v1.InstallSnapshot
-	18, // 20: ostraka.v1.Envelope.install_reply:type_name -> ostraka.v1.InstallSnapshotReply
-	20, // 21: ostraka.v1.Envelope.confirm:type_name -> ostraka.v1.ReadConfirm
-	22, // 22: ostraka.v1.Envelope.confirm_reply:type_name -> ostraka.v1.ReadConfirmReply
-	9,  // 23: ostraka.v1.AppendEntries.header:type_name -> ostraka.v1.RaftHeader
-	10, // 24: ostraka.v1.AppendEntries.entries:type_name -> ostraka.v1.LogEntry
-	9,  // 25: ostraka.v1.AppendEntriesReply.header:type_name -> ostraka.v1.RaftHeader
-	9,  // 26: ostraka.v1.RequestVote.header:type_name -> ostraka.v1.RaftHeader
-	9,  // 27: ostraka.v1.RequestVoteReply.header:type_name -> ostraka.v1.RaftHeader
-	9,  // 28: ostraka.v1.TimeoutNow.header:type_name -> ostraka.v1.RaftHeader
-	9,  // 29: ostraka.v1.TimeoutNowReply.header:type_name -> ostraka.v1.RaftHeader
-	9,  // 30: ostraka.v1.InstallSnapshot.header:type_name -> ostraka.v1.RaftHeader
-	9,  // 31: ostraka.v1.InstallSnapshotReply.header:type_name -> ostraka.v1.RaftHeader
-	1,  // 32: ostraka.v1.SnapshotChunk.handshake:type_name -> ostraka.v1.Handshake
-	8,  // 33: ostraka.v1.SnapshotChunk.request:type_name -> ostraka.v1.Envelope
-	21, // 34: ostraka.v1.ReadConfirm.groups:type_name -> ostraka.v1.ReadConfirmGroup
-	1,  // 35: ostraka.v1.Raft.Hello:input_type -> ostraka.v1.Handshake
-	4,  // 36: ostraka.v1.Raft.Adopt:input_type -> ostraka.v1.AdoptRequest
-	1,  // 37: ostraka.v1.Raft.Announce:input_type -> ostraka.v1.Handshake
-	7,  // 38: ostraka.v1.Raft.Exchange:input_type -> ostraka.v1.Frame
-	19, // 39: ostraka.v1.Raft.InstallSnapshot:input_type -> ostraka.v1.SnapshotChunk
-	2,  // 40: ostraka.v1.Raft.Hello:output_type -> ostraka.v1.HelloResponse
-	5,  // 41: ostraka.v1.Raft.Adopt:output_type -> ostraka.v1.AdoptResponse
-	6,  // 42: ostraka.v1.Raft.Announce:output_type -> ostraka.v1.AnnounceResponse
-	7,  // 43: ostraka.v1.Raft.Exchange:output_type -> ostraka.v1.Frame
-	8,  // 44: ostraka.v1.Raft.InstallSnapshot:output_type -> ostraka.v1.Envelope
-	40, // [40:45] is the sub-list for method output_type
-	35, // [35:40] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	11, // 10: ostraka.v1.Frame.envelopes:type_name -> ostraka.v1.Envelope
+	8,  // 11: ostraka.v1.Frame.heartbeats:type_name -> ostraka.v1.Heartbeats
+	9,  // 12: ostraka.v1.Frame.heartbeat_replies:type_name -> ostraka.v1.HeartbeatReplies
+	10, // 13: ostraka.v1.HeartbeatReplies.refused:type_name -> ostraka.v1.HeartbeatRefusal
+	14, // 14: ostraka.v1.Envelope.append:type_name -> ostraka.v1.AppendEntries
+	15, // 15: ostraka.v1.Envelope.append_reply:type_name -> ostraka.v1.AppendEntriesReply
+	16, // 16: ostraka.v1.Envelope.vote:type_name -> ostraka.v1.RequestVote
+	17, // 17: ostraka.v1.Envelope.vote_reply:type_name -> ostraka.v1.RequestVoteReply
+	16, // 18: ostraka.v1.Envelope.pre_vote:type_name -> ostraka.v1.RequestVote
+	17, // 19: ostraka.v1.Envelope.pre_vote_reply:type_name -> ostraka.v1.RequestVoteReply
+	18, // 20: ostraka.v1.Envelope.timeout_now:type_name -> ostraka.v1.TimeoutNow
+	19, // 21: ostraka.v1.Envelope.timeout_now_reply:type_name -> ostraka.v1.TimeoutNowReply
+	20, // 22: ostraka.v1.Envelope.install:type_name -> ostraka.v1.InstallSnapshot
+	21, // 23: ostraka.v1.Envelope.install_reply:type_name -> ostraka.v1.InstallSnapshotReply
+	23, // 24: ostraka.v1.Envelope.confirm:type_name -> ostraka.v1.ReadConfirm
+	25, // 25: ostraka.v1.Envelope.confirm_reply:type_name -> ostraka.v1.ReadConfirmReply
+	12, // 26: ostraka.v1.AppendEntries.header:type_name -> ostraka.v1.RaftHeader
+	13, // 27: ostraka.v1.AppendEntries.entries:type_name -> ostraka.v1.LogEntry
+	12, // 28: ostraka.v1.AppendEntriesReply.header:type_name -> ostraka.v1.RaftHeader
+	12, // 29: ostraka.v1.RequestVote.header:type_name -> ostraka.v1.RaftHeader
+	12, // 30: ostraka.v1.RequestVoteReply.header:type_name -> ostraka.v1.RaftHeader
+	12, // 31: ostraka.v1.TimeoutNow.header:type_name -> ostraka.v1.RaftHeader
+	12, // 32: ostraka.v1.TimeoutNowReply.header:type_name -> ostraka.v1.RaftHeader
+	12, // 33: ostraka.v1.InstallSnapshot.header:type_name -> ostraka.v1.RaftHeader
+	12, // 34: ostraka.v1.InstallSnapshotReply.header:type_name -> ostraka.v1.RaftHeader
+	1,  // 35: ostraka.v1.SnapshotChunk.handshake:type_name -> ostraka.v1.Handshake
+	11, // 36: ostraka.v1.SnapshotChunk.request:type_name -> ostraka.v1.Envelope
+	24, // 37: ostraka.v1.ReadConfirm.groups:type_name -> ostraka.v1.ReadConfirmGroup
+	1,  // 38: ostraka.v1.Raft.Hello:input_type -> ostraka.v1.Handshake
+	4,  // 39: ostraka.v1.Raft.Adopt:input_type -> ostraka.v1.AdoptRequest
+	1,  // 40: ostraka.v1.Raft.Announce:input_type -> ostraka.v1.Handshake
+	7,  // 41: ostraka.v1.Raft.Exchange:input_type -> ostraka.v1.Frame
+	22, // 42: ostraka.v1.Raft.InstallSnapshot:input_type -> ostraka.v1.SnapshotChunk
+	2,  // 43: ostraka.v1.Raft.Hello:output_type -> ostraka.v1.HelloResponse
+	5,  // 44: ostraka.v1.Raft.Adopt:output_type -> ostraka.v1.AdoptResponse
+	6,  // 45: ostraka.v1.Raft.Announce:output_type -> ostraka.v1.AnnounceResponse
+	7,  // 46: ostraka.v1.Raft.Exchange:output_type -> ostraka.v1.Frame
+	11, // 47: ostraka.v1.Raft.InstallSnapshot:output_type -> ostraka.v1.Envelope
+	43, // [43:48] is the sub-list for method output_type
+	38, // [38:43] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_ostraka_v1_raft_proto_init() }
@@ -2031,7 +2303,7 @@ func file_ostraka_v1_raft_proto_init() {
 		return
 	}
 	file_ostraka_v1_admin_proto_init()
-	file_ostraka_v1_raft_proto_msgTypes[7].OneofWrappers = []any{
+	file_ostraka_v1_raft_proto_msgTypes[10].OneofWrappers = []any{
 		(*Envelope_Append)(nil),
 		(*Envelope_AppendReply)(nil),
 		(*Envelope_Vote)(nil),
@@ -2051,7 +2323,7 @@ func file_ostraka_v1_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ostraka_v1_raft_proto_rawDesc), len(file_ostraka_v1_raft_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

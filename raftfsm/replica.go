@@ -173,7 +173,7 @@ func (r *replica) run(stores *storage.Replica) (*life, error) {
 		return nil, errors.Join(err, facade.Close())
 	}
 	l.fsm.running.Store(true)
-	l.proposer = newProposer(r.host.cfg.Proposer, l.raft.Apply, l.raft.CurrentTerm,
+	l.proposer = newProposer(r.host.cfg.Proposer, l.apply, l.raft.CurrentTerm,
 		func() store.Time { return r.stamp(l.fsm.machine) }, l.noteRefusal)
 	l.goroutines.Go(l.followLeadership)
 	return l, nil
@@ -194,6 +194,12 @@ func refuseEmpty(stores *storage.Replica) error {
 		return fmt.Errorf("%w: its log is empty, and it has no snapshot", storage.ErrReplicaBehind)
 	}
 	return nil
+}
+
+// apply hands an entry to raft.
+func (l *life) apply(data []byte, timeout time.Duration) raft.ApplyFuture {
+	l.facade.Hurry()
+	return l.raft.Apply(data, timeout)
 }
 
 // halted is called by a machine that met what it can't apply.

@@ -36,7 +36,7 @@ func (t *Transport) Exchange(stream grpc.BidiStreamingServer[ostrakapb.Frame, os
 		return err
 	}
 	accepted := newPipe(t, p, stream, newLastHeard(), false)
-	accepted.handle = accepted.route
+	accepted.handle, accepted.outbox.board = accepted.takeFrame, accepted.boardReplies
 	if err := p.accept(accepted, hs.Incarnation); err != nil {
 		return err
 	}
@@ -66,25 +66,6 @@ func (p *peer) leave(ended *pipe) {
 	defer p.mu.Unlock()
 	if p.accepted == ended {
 		p.accepted = nil
-	}
-}
-
-// route brings a request to its group, on the receiver's goroutine. What can't be delivered is answered at once.
-func (p *pipe) route(request *ostrakapb.Envelope) {
-	if request.GetConfirm() != nil {
-		answer, err := p.t.answerConfirm(request)
-		if err != nil {
-			answer = refusal(request, err)
-		}
-		p.answer(answer, false)
-		return
-	}
-	f, err := p.t.facade(request)
-	if err == nil {
-		err = f.receive(p, request)
-	}
-	if err != nil {
-		p.answer(refusal(request, err), isHeartbeat(request))
 	}
 }
 

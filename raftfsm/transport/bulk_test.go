@@ -206,7 +206,8 @@ func TestCutBatch(t *testing.T) {
 
 // TestHugeEntry: the largest value that can be configured passes, more is refused, and the stream survives both.
 func TestHugeEntry(t *testing.T) {
-	_, n1, _, leader, f := pair(t)
+	// The race detector on a busy machine takes seconds to decode the value, and nothing is heard meanwhile.
+	_, n1, _, leader, f := pair(t, func(c *Config) { c.Pulse = 10 * time.Second })
 	send := func(bytes int) error {
 		log := &raft.Log{Index: 2, Term: 2, Data: make([]byte, bytes)}
 		resp, err := leader.sendAppend(f, raft.AppendEntriesRequest{Term: 2, PrevLogEntry: 1, PrevLogTerm: 1, Entries: []*raft.Log{log}})

@@ -30,16 +30,18 @@ func (t *Transport) Confirm(ctx context.Context, node shard.NodeID, items []Conf
 	if err != nil {
 		return nil, err
 	}
-	d, err := p.link.acquire(ctx, false)
+	until := limit{ctx: ctx}
+	d, err := p.link.acquire(until, false)
 	if err != nil {
 		return nil, err
 	}
 	request := &ostrakapb.Envelope{Body: &ostrakapb.Envelope_Confirm{Confirm: encodeConfirm(items)}}
-	waiting, err := d.submit(request, false)
-	if err != nil {
+	w := t.calls.get(0) // ctx has the deadline
+	defer t.calls.put(w)
+	if err := d.submit(request, w); err != nil {
 		return nil, err
 	}
-	answer, err := d.wait(ctx, request, waiting)
+	answer, err := d.wait(until, request, w)
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,8 @@
 // # What is done to raft's messages
 //
 //   - Heartbeats (appends that say nothing but "I lead") wait up to Config.HeartbeatGather for others to the same node,
-//     and go into the inbox like everything else: raft's heartbeat fast path can lose data (raft#695).
+//     travel as columns of numbers (heartbeat.go), and go into the inbox like everything else: raft's heartbeat fast path can
+//     lose data (raft#695). Appends without entries to a replica at rest travel with them.
 //   - No pipelining (raft#612); PreVote is there.
 //   - A batch of entries is cut at Config.FrameBytesMax; raft has no such limit (cutBatch).
 //   - The receiving end lowers a commit index to what the message itself vouches for (lowerCommit).
@@ -33,9 +34,10 @@
 //
 // A Facade's raft methods are called from raft's goroutines and block until the answer, their deadline or Close. Per
 // open Facade one goroutine collects raft's answers, which come in the order in which raft took the requests. Per peer
-// there is one for the link, and two (sender, receiver) for each stream beside gRPC's own; a new stream has one more
-// until its first message has come. None is started per message. Transport.Close joins all of them; call it before
-// stopping the gRPC server gracefully, which waits for streams to end.
+// there is one for the link, and two (sender, receiver) for each stream beside gRPC's own, three at its accepting end
+// (gatherer: answers to heartbeats); a new stream has one more until its first message has come. None is started per
+// message. Transport.Close joins all of them; call it before stopping the gRPC server gracefully, which waits for streams to
+// end.
 //
-// Start reading at Transport, then Facade.call and pipe.
+// Start reading at Transport, then Facade.call and pipe; gate.go says when answers may leave.
 package transport

@@ -64,10 +64,15 @@ type Facade struct {
 
 	outbound  sync.Mutex // held from taking a sequence to queueing the message, so that both have the same order
 	sequences map[shard.ReplicaID]position
-	ledTerm   uint64 // the last term in which this replica sent appends; guarded by outbound
+	ledTerm   atomic.Uint64 // the last term in which this replica sent appends; written under outbound
 
 	progress sync.Mutex
 	acked    map[raft.ServerAddress]Progress // guarded by progress
+
+	targets   targets
+	senders   senders
+	unhurried atomic.Int32 // appends that wait to be joined with others
+	hurriedAt atomic.Int64 // when Hurry was last called, in nanoseconds since the Transport began
 }
 
 // Progress is how far a peer's log is known to agree with this leader's: its last answer to an append with content.
@@ -78,9 +83,12 @@ type Progress struct {
 
 // collectable is a request that raft has or will have, and the pipe that waits for the answer.
 type collectable struct {
+	facade  *Facade
 	pipe    *pipe
-	request *ostrakapb.Envelope
-	answer  <-chan raft.RPCResponse
+	request *ostrakapb.Envelope // nil: the heartbeat in that row of the round
+	round   uint64
+	row     uint32
+	answer  chan raft.RPCResponse
 }
 
 var (
@@ -113,6 +121,9 @@ func (f *Facade) Close() error {
 	}
 	f.inbox.Unlock()
 	<-f.collected
+	f.eachDialed(func(d *dialed) {
+		d.endHeartbeats(ErrClosed, func(_ *round, of *Facade) bool { return of == f })
+	})
 
 	f.t.mu.Lock()
 	defer f.t.mu.Unlock()
@@ -147,17 +158,16 @@ func (f *Facade) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.
 
 // AppendEntries sends an append, at most Config.FrameBytesMax of its entries, and waits for the answer: by
 // Config.AppendTimeout, or Config.VoteTimeout for a heartbeat. A success is returned only once the entries are durable on
-// both ends (see Gate). The entries that were left out are cut from args, which
-// is where raft looks for what was sent.
+// both ends (see Gate). The entries that were left out are cut from args, which is where raft looks for what was sent.
 func (f *Facade) AppendEntries(_ raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if f.gate.Stalled() {
 		return ErrDiskStalled // any append tells the follower that this leader lives
 	}
 	if args.PrevLogEntry == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0 {
-		return f.call(target, args, resp, callOptions{timeout: f.t.cfg.VoteTimeout, lazy: true})
+		return f.beat(target, args, resp)
 	}
 	args.Entries = cutBatch(args.Entries, f.t.cfg.FrameBytesMax)
-	err := f.call(target, args, resp, callOptions{timeout: f.t.cfg.AppendTimeout, ordered: true, patient: true, counted: len(args.Entries) > 0})
+	err := f.call(target, args, resp, callOptions{timeout: f.t.cfg.AppendTimeout, ordered: true, patient: true, entries: len(args.Entries)})
 	if err == nil && resp.Success {
 		f.progress.Lock()
 		f.acked[target] = Progress{Term: args.Term, Index: args.PrevLogEntry + uint64(len(args.Entries)), At: time.Now()}
@@ -213,9 +223,9 @@ func (f *Facade) InstallSnapshot(_ raft.ServerID, target raft.ServerAddress, arg
 		return err
 	}
 	if isSuccess(answer) {
-		ctx, cancel := context.WithTimeoutCause(f.ctx, f.t.cfg.AppendTimeout, ErrTimeout)
-		defer cancel()
-		if err := f.awaitDurable(ctx, own); err != nil {
+		patience := time.NewTimer(f.t.cfg.AppendTimeout)
+		defer patience.Stop()
+		if err := f.awaitDurable(limit{f.ctx, patience.C}, own); err != nil {
 			return err
 		}
 	}
@@ -224,40 +234,44 @@ func (f *Facade) InstallSnapshot(_ raft.ServerID, target raft.ServerAddress, arg
 
 type callOptions struct {
 	timeout time.Duration
-	lazy    bool // may wait to be joined with others
 	ordered bool // carries a sequence, and is refused if it arrives after a later one
 	patient bool // waits for a link that is down
-	counted bool // a success makes raft count this replica's own copy too
+	// entries of an append: by its success raft counts this replica's own copy too.
+	entries int
 }
 
 // call sends one request and fills in the response. It returns by the timeout, and at once when the Facade is closed.
-func (f *Facade) call(target raft.ServerAddress, args, resp any, opts callOptions) error {
+func (f *Facade) call(address raft.ServerAddress, args, resp any, opts callOptions) error {
 	own := f.gate.Appended() // before anything is sent
-	node, replica, err := ParseAddress(target)
+	to, err := f.target(address)
 	if err != nil {
 		return err
 	}
-	p, err := f.t.peer(node)
+	w := f.t.calls.get(opts.timeout)
+	defer f.t.calls.put(w)
+	until := w.limit(f.ctx)
+	d, err := to.peer.link.acquire(until, opts.patient)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(f.ctx, opts.timeout, ErrTimeout)
-	defer cancel()
-	d, err := p.link.acquire(ctx, opts.patient)
+	request := f.envelope(to.replica, args)
+	if now := time.Since(f.t.began); request.GetAppend() != nil && to.rests(now, opts.entries) && !f.hurried(now) {
+		request.Unhurried = true
+		f.unhurried.Add(1)
+		defer f.unhurried.Add(-1)
+	}
+	if err := f.submit(d, request, w, opts); err != nil {
+		return err
+	}
+	if request.Unhurried && f.hurried(time.Since(f.t.began)) { // a Hurry at the same time may not have found it
+		d.pipe.outbox.hurry()
+	}
+	answer, err := d.wait(until, request, w)
 	if err != nil {
 		return err
 	}
-	request := f.envelope(replica, args)
-	waiting, err := f.submit(d, request, opts)
-	if err != nil {
-		return err
-	}
-	answer, err := d.wait(ctx, request, waiting)
-	if err != nil {
-		return err
-	}
-	if opts.counted && isSuccess(answer) {
-		if err := f.awaitDurable(ctx, own); err != nil {
+	if opts.entries > 0 && isSuccess(answer) {
+		if err := f.awaitDurable(until, own); err != nil {
 			return err
 		}
 	}
@@ -271,26 +285,36 @@ func (f *Facade) envelope(to shard.ReplicaID, args any) *ostrakapb.Envelope {
 }
 
 // submit queues a request, with its sequence if it is ordered.
-func (f *Facade) submit(d *dialed, request *ostrakapb.Envelope, opts callOptions) (<-chan *ostrakapb.Envelope, error) {
+func (f *Facade) submit(d *dialed, request *ostrakapb.Envelope, w *waiter[*ostrakapb.Envelope], opts callOptions) error {
 	f.outbound.Lock()
 	defer f.outbound.Unlock()
 	if err := f.stampLocked(request, opts.ordered); err != nil {
-		return nil, err
+		return err
 	}
-	return d.submit(request, opts.lazy)
+	return d.submit(request, w)
+}
+
+// leads notes that this replica leads in a term.
+func (f *Facade) leads(term uint64) {
+	if f.ledTerm.Load() == term { // nearly always
+		return
+	}
+	f.outbound.Lock()
+	f.ledTerm.Store(max(f.ledTerm.Load(), term))
+	f.outbound.Unlock()
+	f.history.reached(term)
 }
 
 // stampLocked adds what raft's own messages lack: the leader's term to a TimeoutNow, and a sequence.
 func (f *Facade) stampLocked(request *ostrakapb.Envelope, ordered bool) error {
 	switch request.Body.(type) {
 	case *ostrakapb.Envelope_Append, *ostrakapb.Envelope_Install:
-		f.ledTerm = max(f.ledTerm, request.Term)
+		f.ledTerm.Store(max(f.ledTerm.Load(), request.Term))
 		f.history.reached(request.Term)
 	case *ostrakapb.Envelope_TimeoutNow:
-		if f.ledTerm == 0 {
+		if request.Term = f.ledTerm.Load(); request.Term == 0 {
 			return ErrNotLeading
 		}
-		request.Term = f.ledTerm
 	}
 	if !ordered {
 		return nil

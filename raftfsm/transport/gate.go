@@ -95,7 +95,7 @@ func (f *Facade) hold(release func(error)) {
 }
 
 // awaitDurable waits until this replica's log is durable up to a sequence.
-func (f *Facade) awaitDurable(ctx context.Context, sequence uint64) error {
+func (f *Facade) awaitDurable(until limit, sequence uint64) error {
 	if knownbad.LeaderGate {
 		return nil
 	}
@@ -109,8 +109,10 @@ func (f *Facade) awaitDurable(ctx context.Context, sequence uint64) error {
 			return fmt.Errorf("transport: the answer is not vouched for here: %w", err)
 		}
 		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	case <-until.deadline:
+		return ErrTimeout
+	case <-until.ctx.Done():
+		return context.Cause(until.ctx)
 	}
 }
 
@@ -129,6 +131,12 @@ func (f *Facade) refuseByDisk(request *ostrakapb.Envelope) error {
 
 // answer sends raft's answer to a request, at once or when the copy that it vouches for is durable.
 func (f *Facade) answer(c collectable, response raft.RPCResponse) {
+	if c.request == nil {
+		replies := &ostrakapb.HeartbeatReplies{Round: c.round}
+		f.replyToHeartbeat(replies, c.row, response)
+		c.pipe.reply(replies, true)
+		return
+	}
 	answer := f.reply(c.request, response)
 	switch {
 	case vouches(c.request) && isSuccess(answer):
@@ -142,5 +150,5 @@ func (f *Facade) answer(c collectable, response raft.RPCResponse) {
 	case c.request.GetAppend() != nil && f.gate.Stalled(): // since it was taken
 		answer = refusal(c.request, ErrDiskStalled)
 	}
-	c.pipe.answer(answer, isHeartbeat(c.request))
+	c.pipe.answer(answer, c.request.Unhurried)
 }

@@ -8,8 +8,9 @@ import (
 	"github.com/ostraka-db/ostraka/shard"
 )
 
-// HandshakeFormat is the version of the node-to-node messages that this build speaks.
-const HandshakeFormat = 1
+// HandshakeFormat is the version of the node-to-node messages that this build speaks. Version 1 had no Heartbeats: a node of
+// that version would leave them unanswered.
+const HandshakeFormat = 2
 
 // Why a stream is refused. Both ends send their handshake before they judge the other's, so each end can tell for itself.
 var (

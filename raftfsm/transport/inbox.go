@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/hashicorp/raft"
@@ -11,7 +12,7 @@ import (
 
 // receive hands a request to raft, on a pipe's receiving goroutine; the collector sends the answer. An error means that
 // raft will not see the request.
-func (f *Facade) receive(p *pipe, request *ostrakapb.Envelope) error {
+func (f *Facade) receive(p *pipe, a *arrival, request *ostrakapb.Envelope) error {
 	command, err := f.admit(p.peer.node, request)
 	if err == nil {
 		err = f.refuseByDisk(request)
@@ -22,8 +23,16 @@ func (f *Facade) receive(p *pipe, request *ostrakapb.Envelope) error {
 	if _, install := command.(*raft.InstallSnapshotRequest); install {
 		return fmt.Errorf("%w: a snapshot on the shared stream", ErrMalformed)
 	}
-	answer := make(chan raft.RPCResponse, 1)
-	return f.deliver(request, raft.RPC{Command: command, RespChan: answer}, &collectable{p, request, answer})
+	answer := f.t.responses.get()
+	rpc, c := raft.RPC{Command: command, RespChan: answer}, collectable{facade: f, pipe: p, request: request, answer: answer}
+	if a == nil {
+		return f.deliver(request, rpc, &c)
+	}
+	err = f.deliver(request, rpc, nil)
+	if err == nil {
+		a.requests = append(a.requests, c)
+	}
+	return err
 }
 
 // admit decodes a request and checks that it is from whom it says.
@@ -34,9 +43,9 @@ func (f *Facade) admit(from shard.NodeID, request *ostrakapb.Envelope) (any, err
 	}
 	// raft keys its vote by the header's address; the handshake vouches for the node, the header for nothing.
 	header := command.(raft.WithRPCHeader).GetRPCHeader()
-	sender := shard.ReplicaID(request.GetFromReplica())
-	if want := Address(from, sender); string(header.Addr) != string(want) || string(header.ID) != string(ServerID(sender)) {
-		return nil, fmt.Errorf("%w: %q (%q) by way of %q", ErrNotSender, header.Addr, header.ID, want)
+	want := f.senders.of(from, shard.ReplicaID(request.GetFromReplica()))
+	if !bytes.Equal(header.Addr, want.address) || !bytes.Equal(header.ID, want.id) {
+		return nil, fmt.Errorf("%w: %q (%q) by way of %q", ErrNotSender, header.Addr, header.ID, want.address)
 	}
 	if a, ok := command.(*raft.AppendEntriesRequest); ok {
 		lowerCommit(a)
@@ -72,12 +81,8 @@ func isOrdered(request *ostrakapb.Envelope) bool {
 func (f *Facade) deliver(request *ostrakapb.Envelope, rpc raft.RPC, collect *collectable) error {
 	f.inbox.Lock()
 	defer f.inbox.Unlock()
-	if f.closed {
-		return ErrClosed
-	}
-	// Only deliver adds, under inbox: room that is there now stays.
-	if len(f.consumer) == cap(f.consumer) || len(f.collecting) == cap(f.collecting) {
-		return ErrInboxFull
+	if err := f.roomLocked(); err != nil {
+		return err
 	}
 	if err := f.note(request); err != nil {
 		return err
@@ -85,6 +90,17 @@ func (f *Facade) deliver(request *ostrakapb.Envelope, rpc raft.RPC, collect *col
 	f.consumer <- rpc
 	if collect != nil {
 		f.collecting <- *collect
+	}
+	return nil
+}
+
+// roomLocked says why a request can't be put into raft's channel. Room that is there stays while inbox is held.
+func (f *Facade) roomLocked() error {
+	switch {
+	case f.closed:
+		return ErrClosed
+	case len(f.consumer) == cap(f.consumer) || len(f.collecting) == cap(f.collecting):
+		return ErrInboxFull
 	}
 	return nil
 }
@@ -116,11 +132,37 @@ func (f *Facade) collect() {
 	for c := range f.collecting {
 		select {
 		case response := <-c.answer:
+			f.t.responses.put(c.answer)
 			f.answer(c, response)
 		case <-f.ctx.Done():
-			c.pipe.answer(refusal(c.request, ErrClosed), false)
+			c.refuse(ErrClosed)
 		}
 	}
+}
+
+// collectLate leaves to the collector a request of an arrival that raft was slow to answer. One that finds no room is not
+// answered.
+func (f *Facade) collectLate(c collectable) {
+	f.inbox.Lock()
+	defer f.inbox.Unlock()
+	switch {
+	case f.closed:
+		c.refuse(ErrClosed)
+	case len(f.collecting) < cap(f.collecting):
+		f.collecting <- c
+	default:
+		c.pipe.peer.counters.dropped.Add(1)
+	}
+}
+
+func (c collectable) refuse(err error) {
+	if c.request == nil {
+		replies := &ostrakapb.HeartbeatReplies{Round: c.round}
+		refuseHeartbeat(replies, c.row, err)
+		c.pipe.reply(replies, true)
+		return
+	}
+	c.pipe.answer(refusal(c.request, err), false)
 }
 
 // reply turns raft's answer into an envelope.

@@ -47,10 +47,11 @@ func newLink(t *Transport, p *peer) *link {
 	return &link{t: t, peer: p, demand: make(chan struct{}, 1), alive: make(chan struct{}, 1), changed: make(chan struct{})}
 }
 
-func (l *link) connected() bool {
+// up returns the stream's end, or nil.
+func (l *link) up() *dialed {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.current != nil
+	return l.current
 }
 
 func (l *link) set(current *dialed, failure error) {
@@ -62,7 +63,7 @@ func (l *link) set(current *dialed, failure error) {
 }
 
 // acquire returns the stream's end. Impatient callers get ErrLinkDown while the link is known to be down.
-func (l *link) acquire(ctx context.Context, patient bool) (*dialed, error) {
+func (l *link) acquire(until limit, patient bool) (*dialed, error) {
 	for {
 		l.mu.Lock()
 		current, failure, changed := l.current, l.failure, l.changed
@@ -74,14 +75,19 @@ func (l *link) acquire(ctx context.Context, patient bool) (*dialed, error) {
 		if failure != nil && !patient {
 			return nil, fmt.Errorf("%w: %w", ErrLinkDown, failure)
 		}
+		var over error
 		select {
 		case <-changed:
-		case <-ctx.Done():
-			if failure != nil {
-				return nil, fmt.Errorf("%w: %w: %w", context.Cause(ctx), ErrLinkDown, failure)
-			}
-			return nil, context.Cause(ctx)
+			continue
+		case <-until.deadline:
+			over = ErrTimeout
+		case <-until.ctx.Done():
+			over = context.Cause(until.ctx)
 		}
+		if failure != nil {
+			return nil, fmt.Errorf("%w: %w: %w", over, ErrLinkDown, failure)
+		}
+		return nil, over
 	}
 }
 
@@ -186,7 +192,9 @@ func (l *link) serve() error {
 
 	d := newDialed(newPipe(l.t, l.peer, stream, heard, true))
 	l.set(d, nil)
-	return d.pipe.run()
+	err = d.pipe.run()
+	d.end(fmt.Errorf("%w: %w", ErrLinkDown, err))
+	return err
 }
 
 // greet exchanges handshakes, and judges the peer's.
@@ -211,68 +219,4 @@ func causeOr(ctx context.Context, err error) error {
 		return cause
 	}
 	return err
-}
-
-// dialed is the requesting end of a pipe: it numbers requests and finds the caller for each answer.
-type dialed struct {
-	pipe *pipe
-
-	mu       sync.Mutex
-	calls    map[uint64]chan<- *ostrakapb.Envelope // each has room for its one answer
-	lastCall uint64
-}
-
-func newDialed(p *pipe) *dialed {
-	d := &dialed{pipe: p, calls: make(map[uint64]chan<- *ostrakapb.Envelope)}
-	p.handle = d.settle
-	return d
-}
-
-// settle hands an answer to its caller; one that nobody waits for any more is dropped.
-func (d *dialed) settle(answer *ostrakapb.Envelope) {
-	d.mu.Lock()
-	waiting := d.calls[answer.GetCall()]
-	delete(d.calls, answer.GetCall())
-	d.mu.Unlock()
-	if waiting != nil {
-		waiting <- answer
-	}
-}
-
-// submit numbers a request and puts it into the queue.
-func (d *dialed) submit(request *ostrakapb.Envelope, lazy bool) (<-chan *ostrakapb.Envelope, error) {
-	answer := make(chan *ostrakapb.Envelope, 1)
-	d.mu.Lock()
-	d.lastCall++
-	request.Call = d.lastCall
-	d.calls[request.Call] = answer
-	d.mu.Unlock()
-	if err := d.pipe.outbox.push(request, lazy); err != nil {
-		d.forget(request)
-		return nil, err
-	}
-	return answer, nil
-}
-
-func (d *dialed) forget(request *ostrakapb.Envelope) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.calls, request.Call)
-}
-
-// wait returns the answer to a submitted request. A refusal comes back as a *RemoteError.
-func (d *dialed) wait(ctx context.Context, request *ostrakapb.Envelope, answer <-chan *ostrakapb.Envelope) (*ostrakapb.Envelope, error) {
-	select {
-	case e := <-answer:
-		if e.Error != "" {
-			return nil, &RemoteError{Node: d.pipe.peer.node, Text: e.Error}
-		}
-		return e, nil
-	case <-d.pipe.done:
-		return nil, fmt.Errorf("%w: %w", ErrLinkDown, d.pipe.err)
-	case <-ctx.Done():
-		d.forget(request)
-		d.pipe.outbox.withdraw(request)
-		return nil, context.Cause(ctx)
-	}
 }

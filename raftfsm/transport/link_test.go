@@ -25,8 +25,11 @@ func pair(t *testing.T, adjust ...func(*Config)) (net *network, n1, n2 *testNode
 	return net, n1, n2, leader, f
 }
 
-// content is an append that is no heartbeat.
-var content = raft.AppendEntriesRequest{Term: 2, PrevLogEntry: 1, PrevLogTerm: 1, LeaderCommitIndex: 1}
+// content is an append of an entry, probe one without.
+var (
+	content = raft.AppendEntriesRequest{Term: 2, PrevLogEntry: 1, PrevLogTerm: 1, Entries: entries(2, 2, 2), LeaderCommitIndex: 1}
+	probe   = raft.AppendEntriesRequest{Term: 2, PrevLogEntry: 1, PrevLogTerm: 1, LeaderCommitIndex: 1}
+)
 
 // settleLinks makes the first calls, so that all streams stand.
 func settleLinks(t *testing.T, from, to *Facade) {

@@ -19,24 +19,29 @@ var (
 	ErrTooLarge = errors.New("transport: message too large")
 )
 
-// frameBytesSpare is what a frame may need beside its envelopes.
-const frameBytesSpare = 1 << 10
+// frameBytesSpare is what a frame may need beside its envelopes: heartbeats and their answers, mostly.
+const frameBytesSpare = 1 << 20
 
 // outbox holds what waits for one stream, in order, and joins it into frames.
 //
-// A lazy message (a heartbeat or its answer) may wait for the gather time; any other flushes at once everything that
-// waits. Lazy messages keep their place in the queue, so nothing is ever sent out of order.
+// A lazy message may wait for the gather time; any other flushes at once everything that waits. Lazy messages keep their
+// place in the queue, so none is ever sent out of order. Heartbeats and their answers have no order and no queue: the pipe
+// keeps them, asks for a frame by join, and puts them in by board.
 type outbox struct {
 	messagesMax int
 	bytesMax    int // of one frame; a larger message goes alone
 	gather      time.Duration
+	// board adds what the pipe keeps to the next frame, and tells whether that was not all. Called with mu held, after join.
+	board func(*ostrakapb.Frame) (more bool)
 
 	urgent chan struct{} // holds a token after a message that must not wait
-	lazy   chan struct{} // holds a token after a lazy message came into an empty queue
+	lazy   chan struct{} // holds a token after the first lazy message since the last frame
 
-	mu      sync.Mutex
-	waiting []waitingEnvelope // at most messagesMax
-	pinged  bool              // an empty frame is wanted
+	mu        sync.Mutex
+	waiting   []waitingEnvelope // at most messagesMax
+	gathering bool              // lazy holds, or held, a token for what waits
+	joined    bool              // board has something to add
+	pinged    bool              // an empty frame is wanted
 }
 
 type waitingEnvelope struct {
@@ -73,14 +78,30 @@ func (o *outbox) push(envelope *ostrakapb.Envelope, lazy bool) error {
 		return ErrQueueFull
 	}
 	o.waiting = append(o.waiting, waitingEnvelope{envelope, bytes})
+	o.signalLocked(lazy)
+	return nil
+}
+
+func (o *outbox) signalLocked(lazy bool) {
 	switch {
 	case !lazy:
 		signal(o.urgent)
-	case len(o.waiting) == 1:
+	case !o.gathering:
+		o.gathering = true
 		signal(o.lazy)
 	}
-	return nil
 }
+
+// join asks for a frame that board is to add to.
+func (o *outbox) join(lazy bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.joined = true
+	o.signalLocked(lazy)
+}
+
+// hurry ends the waiting of what waits.
+func (o *outbox) hurry() { signal(o.urgent) }
 
 // ping asks for a frame even if nothing waits.
 func (o *outbox) ping() {
@@ -101,10 +122,10 @@ func (o *outbox) withdraw(envelope *ostrakapb.Envelope) {
 func (o *outbox) take() (*ostrakapb.Frame, int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.waiting) == 0 && !o.pinged {
+	o.gathering = false // even if there is nothing: it may have been withdrawn
+	if len(o.waiting) == 0 && !o.pinged && !o.joined {
 		return nil, 0
 	}
-	o.pinged = false
 	count, bytes := 0, 0
 	for count < len(o.waiting) && (count == 0 || bytes+o.waiting[count].bytes <= o.bytesMax) {
 		bytes += o.waiting[count].bytes
@@ -116,6 +137,8 @@ func (o *outbox) take() (*ostrakapb.Frame, int) {
 	}
 	// Shifting keeps one backing array for ever; what remains is short, for a frame usually takes everything.
 	o.waiting = slices.Delete(o.waiting, 0, count)
+	o.joined = o.joined && o.board(frame)
+	o.pinged = false
 	return frame, bytes
 }
 

@@ -37,7 +37,7 @@ type frames interface {
 }
 
 // pipe runs one Exchange stream after the handshake, on either end: a sender empties the outbox, a receiver hands
-// each envelope to handle, and run watches over both.
+// what each frame holds to its end, and run watches over both.
 //
 //	dialing end    sends requests, and an empty frame at each beat that heard nothing
 //	accepting end  sends answers, and an empty frame for each empty frame
@@ -46,9 +46,16 @@ type pipe struct {
 	peer    *peer
 	stream  frames
 	dialing bool
-	// handle takes an envelope on the receiver's goroutine; it must not block, for all groups wait behind it.
-	handle func(*ostrakapb.Envelope)
+	// handle takes a frame's contents on the receiver's goroutine; it must not block, for all groups wait behind it. An error
+	// ends the pipe.
+	handle func(*ostrakapb.Frame) error
 	outbox *outbox
+
+	// arriving and replies are the accepting end's: what waits for the gatherer, and answers to heartbeats that wait for a
+	// frame.
+	arriving  chan *arrival
+	repliesMu sync.Mutex
+	replies   []*ostrakapb.HeartbeatReplies
 
 	heard *lastHeard
 
@@ -59,7 +66,8 @@ type pipe struct {
 
 // newPipe's heard is touched at each frame, and by whoever else hears of the peer.
 func newPipe(t *Transport, p *peer, stream frames, heard *lastHeard, dialing bool) *pipe {
-	return &pipe{t: t, peer: p, stream: stream, dialing: dialing, heard: heard, outbox: newOutbox(&t.cfg), done: make(chan struct{})}
+	return &pipe{t: t, peer: p, stream: stream, dialing: dialing, heard: heard, outbox: newOutbox(&t.cfg),
+		arriving: make(chan *arrival, arrivalsMax), done: make(chan struct{})}
 }
 
 // lastHeard is when something last came from a peer. It is a time and not a mark that each beat takes back: with
@@ -106,7 +114,7 @@ func (p *pipe) run() error {
 		if err := p.outbox.run(p.done, p.send); err != nil {
 			p.fail(err)
 		}
-	}) && p.t.start(p.receive)
+	}) && p.t.start(p.receive) && (p.dialing || p.t.start(p.gather))
 	if !started {
 		p.fail(ErrClosed)
 	}
@@ -141,13 +149,8 @@ func (p *pipe) watch() {
 func (p *pipe) send(frame *ostrakapb.Frame, bytes int) error {
 	sent := &p.peer.counters.sent
 	sent.frames.Add(1)
-	sent.bytes.Add(uint64(bytes))
-	sent.envelopes.Add(uint64(len(frame.Envelopes)))
-	for _, e := range frame.Envelopes {
-		if isHeartbeat(e) {
-			sent.heartbeats.Add(1)
-		}
-	}
+	sent.bytes.Add(uint64(bytes + heartbeatBytes(frame)))
+	sent.count(frame)
 	return p.stream.Send(frame)
 }
 
@@ -161,22 +164,20 @@ func (p *pipe) receive() {
 		}
 		p.heard.touch()
 		received.frames.Add(1)
-		if len(frame.Envelopes) == 0 && !p.dialing {
+		received.count(frame)
+		received.bytes.Add(uint64(proto.Size(frame)))
+		if len(frame.Envelopes) == 0 && frame.Heartbeats == nil && !p.dialing {
 			p.outbox.ping()
 		}
-		received.envelopes.Add(uint64(len(frame.Envelopes)))
-		for _, e := range frame.Envelopes {
-			received.bytes.Add(uint64(proto.Size(e)))
-			if isHeartbeat(e) {
-				received.heartbeats.Add(1)
-			}
-			p.handle(e)
+		if err := p.handle(frame); err != nil {
+			p.fail(err)
+			return
 		}
 	}
 }
 
-// answer sends the answer to a request that came by this pipe. An answer that finds the queue full is dropped: the
-// requester's deadline deals with it, as with one that is lost on the way.
+// answer sends the answer to a request that came by this pipe. One that finds the queue full is dropped: the requester's
+// deadline deals with it, as with one that is lost on the way.
 func (p *pipe) answer(e *ostrakapb.Envelope, lazy bool) {
 	if err := p.outbox.push(e, lazy); err != nil {
 		p.peer.counters.dropped.Add(1)

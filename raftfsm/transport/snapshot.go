@@ -116,7 +116,7 @@ func (t *Transport) InstallSnapshot(stream grpc.ClientStreamingServer[ostrakapb.
 
 // install hands a snapshot to its group's raft and waits for the answer, or until it stands still.
 func (t *Transport) install(p *peer, request *ostrakapb.Envelope, recv func() (*ostrakapb.SnapshotChunk, error)) (*ostrakapb.Envelope, error) {
-	f, err := t.facade(request)
+	f, err := t.facade(shard.ID(request.GetGroup()), shard.ReplicaID(request.GetToReplica()))
 	if err != nil {
 		return nil, err
 	}

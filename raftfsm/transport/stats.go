@@ -3,6 +3,9 @@ package transport
 import (
 	"sync/atomic"
 
+	"google.golang.org/protobuf/proto"
+
+	ostrakapb "github.com/ostraka-db/ostraka/proto"
 	"github.com/ostraka-db/ostraka/shard"
 )
 
@@ -36,6 +39,26 @@ func (c *trafficCounters) snapshot() Traffic {
 	}
 }
 
+// count adds what a frame holds.
+func (c *trafficCounters) count(frame *ostrakapb.Frame) {
+	beats := len(frame.GetHeartbeats().GetGroup())
+	envelopes := len(frame.Envelopes) + beats
+	for _, r := range frame.HeartbeatReplies {
+		envelopes += len(r.Row) + len(r.Refused)
+	}
+	c.envelopes.Add(uint64(envelopes))
+	c.heartbeats.Add(uint64(beats))
+}
+
+// heartbeatBytes is what a frame holds beside envelopes.
+func heartbeatBytes(frame *ostrakapb.Frame) int {
+	bytes := proto.Size(frame.Heartbeats)
+	for _, r := range frame.HeartbeatReplies {
+		bytes += proto.Size(r)
+	}
+	return bytes
+}
+
 type peerCounters struct {
 	sent, received trafficCounters
 	dials, dropped atomic.Uint64
@@ -50,7 +73,7 @@ func (t *Transport) Stats() map[shard.NodeID]PeerStats {
 		stats[node] = PeerStats{
 			Sent: p.counters.sent.snapshot(), Received: p.counters.received.snapshot(),
 			Dials: p.counters.dials.Load(), Dropped: p.counters.dropped.Load(),
-			Connected: p.link.connected() || p.acceptedNow(),
+			Connected: p.link.up() != nil || p.acceptedNow(),
 		}
 	}
 	return stats

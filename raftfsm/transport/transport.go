@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -34,12 +35,18 @@ type Transport struct {
 	cancel context.CancelFunc
 	// running counts the goroutines started here and the gRPC handlers inside this package; Close waits for it.
 	running sync.WaitGroup
+	began   time.Time
 
 	mu        sync.RWMutex
 	closed    bool // running grows only under mu and while this is false
 	facades   map[shard.ID]*Facade
 	histories map[localReplica]*history // one for each replica ever opened, kept until Close
 	peers     map[shard.NodeID]*peer
+
+	// What calls wait at, kept for further calls. Here and not in the package, so that Transports share nothing.
+	calls     waiters[*ostrakapb.Envelope]
+	beats     channels[beatAnswer]
+	responses channels[raft.RPCResponse]
 }
 
 type localReplica struct {
@@ -55,6 +62,7 @@ func New(cfg Config) (*Transport, error) {
 	}
 	t := &Transport{
 		cfg:       cfg,
+		began:     time.Now(),
 		facades:   make(map[shard.ID]*Facade),
 		histories: make(map[localReplica]*history),
 		peers:     make(map[shard.NodeID]*peer),
@@ -107,12 +115,12 @@ func (t *Transport) Open(group shard.ID, replica shard.ReplicaID, gate Gate) (*F
 }
 
 // facade finds the Facade for an arriving message, or ErrNoReplica.
-func (t *Transport) facade(e *ostrakapb.Envelope) (*Facade, error) {
+func (t *Transport) facade(group shard.ID, replica shard.ReplicaID) (*Facade, error) {
 	t.mu.RLock()
-	f := t.facades[shard.ID(e.GetGroup())]
+	f := t.facades[group]
 	t.mu.RUnlock()
-	if f == nil || f.replica != shard.ReplicaID(e.GetToReplica()) {
-		return nil, fmt.Errorf("%w: group %d, replica %d", ErrNoReplica, e.GetGroup(), e.GetToReplica())
+	if f == nil || f.replica != replica {
+		return nil, fmt.Errorf("%w: group %d, replica %d", ErrNoReplica, group, replica)
 	}
 	return f, nil
 }
