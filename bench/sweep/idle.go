@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"net/http"
@@ -31,12 +32,13 @@ func idleCosts(ctx context.Context, opts options) error {
 	fmt.Printf("idle for %s, averages of three nodes\n\n", opts.idle)
 	fmt.Println("| shards | % of a core | frames/s sent | raft messages/s sent | MiB resident |")
 	fmt.Println("| --- | --- | --- | --- | --- |")
-	for _, shards := range opts.shards {
-		log.Printf("%d shards", shards)
-		err := withCluster(ctx, opts, shards, func(c *cluster.Cluster) error {
+	for _, s := range opts.subjects() {
+		log.Print(opts.name(s))
+		err := withCluster(ctx, opts, s, func(c *cluster.Cluster) error {
 			if err := rest(ctx, settle); err != nil {
 				return err
 			}
+			profiled := profile(ctx, opts, c, "idle-"+fileName(s), opts.idle)
 			before, err := costs(ctx, c)
 			if err != nil {
 				return err
@@ -45,11 +47,11 @@ func idleCosts(ctx context.Context, opts options) error {
 				return err
 			}
 			after, err := costs(ctx, c)
-			if err != nil {
+			if err := errors.Join(err, profiled()); err != nil {
 				return err
 			}
 			n, seconds := float64(len(c.Nodes())), opts.idle.Seconds()
-			fmt.Printf("| %d | %.1f | %.0f | %.0f | %.0f |\n", shards, 100*(after.cpu-before.cpu).Seconds()/n/seconds,
+			fmt.Printf("| %s | %.1f | %.0f | %.0f | %.0f |\n", strings.Replace(opts.name(s), " shards", "", 1), 100*(after.cpu-before.cpu).Seconds()/n/seconds,
 				(after.frames-before.frames)/n/seconds, (after.envelopes-before.envelopes)/n/seconds, after.memory/n/(1<<20))
 			return nil
 		})
@@ -72,13 +74,12 @@ func rest(ctx context.Context, d time.Duration) error {
 // costs adds up all nodes.
 func costs(ctx context.Context, c *cluster.Cluster) (cost, error) {
 	var sum cost
+	var err error
+	if sum.cpu, err = nodesTime(c); err != nil {
+		return cost{}, err
+	}
 	for _, p := range c.Nodes() {
-		cpu, err := cpuTime(p.Pid())
-		if err != nil {
-			return cost{}, err
-		}
-		sum.cpu += cpu
-		err = scrape(ctx, p.HTTPAddress, func(name string, labels string, value float64) {
+		err := scrape(ctx, p.HTTPAddress, func(name string, labels string, value float64) {
 			switch {
 			case name == "ostraka_peer_frames_total" && strings.Contains(labels, `"sent"`):
 				sum.frames += value
@@ -91,6 +92,19 @@ func costs(ctx context.Context, c *cluster.Cluster) (cost, error) {
 		if err != nil {
 			return cost{}, err
 		}
+	}
+	return sum, nil
+}
+
+// nodesTime is the processor time that all nodes have used.
+func nodesTime(c *cluster.Cluster) (time.Duration, error) {
+	var sum time.Duration
+	for _, p := range c.Nodes() {
+		cpu, err := cpuTime(p.Pid())
+		if err != nil {
+			return 0, err
+		}
+		sum += cpu
 	}
 	return sum, nil
 }

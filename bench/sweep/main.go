@@ -1,13 +1,16 @@
-// Command sweep measures a cluster of three real processes on this machine at several numbers of shards: what
-// they do under load, in alternating rounds so that a drifting machine drifts for all alike, and what they cost
-// while idle. It is how the default number of shards was chosen (docs/decisions/0004-default-shards.md).
+// Command sweep measures a cluster of three real processes on this machine, with several builds at several numbers of shards:
+// what they do under load and what processor time that takes, in alternating rounds so that a drifting machine drifts for all
+// alike, and what they cost while idle. It is how the default number of shards was chosen
+// (docs/decisions/0004-default-shards.md), and how a change is measured against the build before it.
 //
-//	go run ./bench/sweep -binary ./ostraka -shards 1,2,4,8,16 -rounds 3
-//	go run ./bench/sweep -binary ./ostraka -shards 1,16,64 -idle 20s
+//	go run ./bench/sweep -shards 1,2,4,8,16 -rounds 3
+//	go run ./bench/sweep -binary ./ostraka,/tmp/ostraka-before -shards 3 -loads writes
+//	go run ./bench/sweep -shards 1,16,64 -idle 20s
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -25,32 +28,62 @@ import (
 )
 
 type options struct {
-	binary   string
+	binaries []string
 	shards   []int
+	loads    []string
 	callers  []int
 	rounds   int
 	duration time.Duration
 	idle     time.Duration
+	profiles string // a folder; empty: none are taken
 }
 
-// load is one kind of work; its name heads a table.
-type load struct {
-	name   string
-	writes float64
+// subject is a cluster that is measured.
+type subject struct {
+	binary string
+	shards int
 }
 
-var loads = []load{{"writes", 1}, {"linearizable reads", 0}}
+// subjects are all builds at all numbers of shards.
+func (o options) subjects() []subject {
+	var all []subject
+	for _, shards := range o.shards {
+		for _, binary := range o.binaries {
+			all = append(all, subject{binary, shards})
+		}
+	}
+	return all
+}
+
+// name is what a table calls a subject.
+func (o options) name(s subject) string {
+	if len(o.binaries) == 1 {
+		return fmt.Sprintf("%d shards", s.shards)
+	}
+	return fmt.Sprintf("%d shards, %s", s.shards, filepath.Base(s.binary))
+}
+
+// writeShares are the kinds of load.
+var writeShares = map[string]float64{"writes": 1, "reads": 0}
 
 func main() {
 	log.SetFlags(0)
-	binary := flag.String("binary", "./ostraka", "the ostraka executable")
+	binaries := flag.String("binary", "./ostraka", "ostraka executables to compare")
 	shards := flag.String("shards", "1,2,4,8,16", "numbers of shards to compare")
+	loads := flag.String("loads", "writes,reads", "kinds of load; reads are linearizable")
 	callers := flag.String("callers", "64,256", "numbers of concurrent callers")
 	rounds := flag.Int("rounds", 3, "rounds; medians are printed")
 	duration := flag.Duration("duration", 5*time.Second, "length of one measurement")
 	idle := flag.Duration("idle", 0, "measure what an idle cluster costs over this time, instead of load")
+	profiles := flag.String("profile", "", "a folder for profiles of each node's processor time; taking them costs some")
 	flag.Parse()
-	opts := options{binary: *binary, shards: numbers(*shards), callers: numbers(*callers), rounds: *rounds, duration: *duration, idle: *idle}
+	opts := options{binaries: strings.Split(*binaries, ","), shards: numbers(*shards), loads: strings.Split(*loads, ","), callers: numbers(*callers),
+		rounds: *rounds, duration: *duration, idle: *idle, profiles: *profiles}
+	for _, l := range opts.loads {
+		if _, ok := writeShares[l]; !ok {
+			log.Fatalf("-loads %s: there are writes and reads", l)
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	run := sweep
@@ -78,36 +111,41 @@ func numbers(list string) []int {
 type cell struct {
 	load    string
 	callers int
-	shards  int
+	subject subject
 }
 
-// sweep runs every combination once per round, a fresh cluster for each number of shards.
+// outcome is what was measured once.
+type outcome struct {
+	bench.Result
+	cpu time.Duration // of all nodes
+}
+
+// sweep runs every combination once per round, a fresh cluster for each subject.
 func sweep(ctx context.Context, opts options) error {
-	measured := make(map[cell][]bench.Result)
+	measured := make(map[cell][]outcome)
 	for round := range opts.rounds {
-		for _, shards := range opts.shards {
-			log.Printf("round %d of %d, %d shards", round+1, opts.rounds, shards)
-			err := withCluster(ctx, opts, shards, func(c *cluster.Cluster) error {
-				return measure(ctx, opts, c, shards, measured)
-			})
+		for _, s := range opts.subjects() {
+			log.Printf("round %d of %d, %s", round+1, opts.rounds, opts.name(s))
+			err := withCluster(ctx, opts, s, func(c *cluster.Cluster) error { return measure(ctx, opts, c, s, measured) })
 			if err != nil {
 				return err
 			}
 		}
 	}
-	for _, l := range loads {
-		fmt.Printf("\n%s, keys a second (p99 in ms), medians of %d rounds\n\n| callers |", l.name, opts.rounds)
-		for _, shards := range opts.shards {
-			fmt.Printf(" %d shards |", shards)
+	for _, l := range opts.loads {
+		fmt.Printf("\n%s: keys a second, p99 in ms, processor time of the nodes for each in µs; medians of %d rounds\n\n| callers |", l, opts.rounds)
+		for _, s := range opts.subjects() {
+			fmt.Printf(" %s |", opts.name(s))
 		}
-		fmt.Printf("\n|%s\n", strings.Repeat(" --- |", len(opts.shards)+1))
+		fmt.Printf("\n|%s\n", strings.Repeat(" --- |", len(opts.subjects())+1))
 		for _, callers := range opts.callers {
 			fmt.Printf("| %d |", callers)
-			for _, shards := range opts.shards {
-				results := measured[cell{l.name, callers, shards}]
-				fmt.Printf(" %.0f (%.0f) |",
-					median(results, func(r bench.Result) float64 { return r.OpsPerSecond }),
-					median(results, func(r bench.Result) float64 { return float64(r.Latency.P99) / 1000 }))
+			for _, s := range opts.subjects() {
+				outcomes := measured[cell{l, callers, s}]
+				fmt.Printf(" %.0f, %.1f, %.1f |",
+					median(outcomes, func(o outcome) float64 { return o.OpsPerSecond }),
+					median(outcomes, func(o outcome) float64 { return float64(o.Latency.P99) / 1000 }),
+					median(outcomes, func(o outcome) float64 { return float64(o.cpu.Microseconds()) / float64(max(1, o.Ops)) }))
 			}
 			fmt.Println()
 		}
@@ -115,42 +153,56 @@ func sweep(ctx context.Context, opts options) error {
 	return nil
 }
 
-func measure(ctx context.Context, opts options, c *cluster.Cluster, shards int, into map[cell][]bench.Result) error {
+func measure(ctx context.Context, opts options, c *cluster.Cluster, s subject, into map[cell][]outcome) error {
 	cl, err := client.New(ctx, c.Endpoints())
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
-	for _, l := range loads {
+	target := bench.ForClient(cl, false)
+	for _, l := range opts.loads {
 		for _, callers := range opts.callers {
 			cfg := bench.DefaultConfig()
-			cfg.Clients, cfg.Duration, cfg.Writes = callers, opts.duration, l.writes
-			cfg.Keys = 10_000
-			cfg.Preload = l.writes < 1
-			result, err := bench.Run(ctx, cfg, bench.ForClient(cl, false))
+			cfg.Clients, cfg.Writes, cfg.Keys = callers, writeShares[l], 10_000
+			// Warming up is a run of its own, so that the processor time is the measured run's.
+			cfg.Duration, cfg.WarmUp, cfg.Preload = time.Second, 0, cfg.Writes < 1
+			if _, err := bench.Run(ctx, cfg, target); err != nil {
+				return err
+			}
+			cfg.Duration, cfg.Preload = opts.duration, false
+			profiled := profile(ctx, opts, c, fmt.Sprintf("%s-%d-%s", l, callers, fileName(s)), opts.duration)
+			before, err := nodesTime(c)
 			if err != nil {
 				return err
 			}
-			if result.Errors > 0 {
-				log.Printf("%s, %d callers, %d shards: %d errors", l.name, callers, shards, result.Errors)
+			result, err := bench.Run(ctx, cfg, target)
+			if err != nil {
+				return err
 			}
-			at := cell{l.name, callers, shards}
-			into[at] = append(into[at], result)
+			after, err := nodesTime(c)
+			if err := errors.Join(err, profiled()); err != nil {
+				return err
+			}
+			if result.Errors > 0 {
+				log.Printf("%s, %d callers, %s: %d errors", l, callers, opts.name(s), result.Errors)
+			}
+			at := cell{l, callers, s}
+			into[at] = append(into[at], outcome{result, after - before})
 		}
 	}
 	return nil
 }
 
-func median(results []bench.Result, of func(bench.Result) float64) float64 {
-	values := make([]float64, len(results))
-	for i, r := range results {
-		values[i] = of(r)
+func median(outcomes []outcome, of func(outcome) float64) float64 {
+	values := make([]float64, len(outcomes))
+	for i, o := range outcomes {
+		values[i] = of(o)
 	}
 	slices.Sort(values)
 	return values[len(values)/2]
 }
 
-func withCluster(ctx context.Context, opts options, shards int, use func(*cluster.Cluster) error) error {
+func withCluster(ctx context.Context, opts options, s subject, use func(*cluster.Cluster) error) error {
 	dir, err := os.MkdirTemp("", "ostraka-sweep-")
 	if err != nil {
 		return err
@@ -158,11 +210,15 @@ func withCluster(ctx context.Context, opts options, shards int, use func(*cluste
 	defer os.RemoveAll(dir)
 	started, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	binary, err := filepath.Abs(opts.binary)
+	binary, err := filepath.Abs(s.binary)
 	if err != nil {
 		return err
 	}
-	c, err := cluster.Start(started, cluster.Options{Binary: binary, Dir: dir, Shards: shards, HTTP: true})
+	var args []string
+	if opts.profiles != "" {
+		args = append(args, "--pprof")
+	}
+	c, err := cluster.Start(started, cluster.Options{Binary: binary, Dir: dir, Shards: s.shards, HTTP: true, ServerArgs: args})
 	if err != nil {
 		return err
 	}
