@@ -16,8 +16,14 @@ import (
 )
 
 const (
-	// suspectFor is how long a node that failed to answer is passed over while others can be asked.
+	// suspectFor is how long a node is passed over, while others can be asked, that can't be reached or broke off: to find out
+	// whether it is back costs little.
 	suspectFor = 500 * time.Millisecond
+	// A node that takes calls and says nothing, one that is paused for instance, costs every write that finds out all its time.
+	// So it is passed over for longer than an election takes, and for twice as long each time that it is silent again, until it
+	// answers anything.
+	suspectSilentFor = 2 * time.Second
+	suspectSilentMax = 16 * time.Second
 	// keepaliveTime is gRPC's lower bound. A silent connection under a waiting call is probed after it and
 	// closed keepaliveTimeout later; bytes that nobody acknowledges close it after keepaliveTimeout alone.
 	keepaliveTime    = 10 * time.Second
@@ -43,6 +49,8 @@ type node struct {
 	admin    ostrakapb.AdminClient
 	// suspectUntil is a Unix time in nanoseconds up to which other nodes are preferred; 0: trusted.
 	suspectUntil atomic.Int64
+	// silences counts how often it was suspected for its silence since it last answered.
+	silences atomic.Int32
 }
 
 // close ends the calls under way.
@@ -51,7 +59,27 @@ func (n *node) close() {
 	n.pipeline.close()
 }
 
-func (n *node) suspect() { n.suspectUntil.Store(time.Now().Add(suspectFor).UnixNano()) }
+func (n *node) suspect() { n.suspectNow(suspectFor) }
+
+// suspectSilent suspects a node that has taken calls and says nothing.
+func (n *node) suspectSilent() {
+	if n.suspected() {
+		return
+	}
+	times := n.silences.Add(1) - 1
+	n.suspectNow(min(suspectSilentFor<<min(times, 10), suspectSilentMax))
+}
+
+// suspectNow suspects it for that long, or for longer where it is suspected already.
+func (n *node) suspectNow(d time.Duration) {
+	until := time.Now().Add(d).UnixNano()
+	for {
+		old := n.suspectUntil.Load()
+		if old >= until || n.suspectUntil.CompareAndSwap(old, until) {
+			return
+		}
+	}
+}
 
 func (n *node) suspected() bool {
 	until := n.suspectUntil.Load()
@@ -62,6 +90,7 @@ func (n *node) suspected() bool {
 func (n *node) trust() {
 	if n.suspectUntil.Load() != 0 {
 		n.suspectUntil.Store(0)
+		n.silences.Store(0)
 	}
 }
 
@@ -72,6 +101,8 @@ type pool struct {
 	// header and beat are for the nodes' pipelines. Without a header there must be no calls over them.
 	header func() *ostrakapb.Header
 	beat   time.Duration
+	// silence is how long a node may say nothing to calls that it was sent.
+	silence time.Duration
 
 	mu     sync.Mutex
 	nodes  map[string]*node
@@ -96,7 +127,7 @@ func newPool(cfg *config) *pool {
 		options = append(options, grpc.WithContextDialer(cfg.dialer))
 	}
 	return &pool{options: options, nodes: make(map[string]*node),
-		beat: min(max(min(cfg.attemptTimeout, cfg.timeout)/10, beatMin), beatMax)}
+		beat: min(max(min(cfg.attemptTimeout, cfg.timeout)/10, beatMin), beatMax), silence: cfg.attemptTimeout}
 }
 
 // node returns the node of an address, known or new. It connects to nothing yet.
@@ -119,7 +150,8 @@ func (p *pool) node(address string) (*node, error) {
 		kv:      ostrakapb.NewKVClient(conn),
 		admin:   ostrakapb.NewAdminClient(conn),
 	}
-	n.pipeline = &pipeline{kv: n.kv, header: p.header, beat: p.beat, suspect: func(sr *shardRoute) { doubt(n, sr) }}
+	n.pipeline = &pipeline{kv: n.kv, header: p.header, beat: p.beat, suspect: func(sr *shardRoute) { doubt(n, sr) },
+		silence: p.silence, silent: n.suspectSilent}
 	p.nodes[address] = n
 	return n, nil
 }

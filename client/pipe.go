@@ -30,8 +30,10 @@ type pipe struct {
 	number  uint64
 	// watching: watch looks at the calls every beat, until there are none.
 	watching bool
-	// heard: the node has answered something.
-	heard bool
+	// heard: the node has answered something. silentSince is when the first call was sent since it last did, or since it was
+	// last found silent; zero: none was. Callers may give up sooner than that is noticed, again and again.
+	heard       bool
+	silentSince time.Time
 	// draining: the node is about to stop, nothing more is sent to it.
 	draining bool
 	ended    bool
@@ -227,6 +229,9 @@ func (s *pipe) next() (message *ostrakapb.PipelineFrame, draining bool) {
 		s.number++
 		c.number = s.number
 		s.waiting[c.number] = c
+		if s.silentSince.IsZero() {
+			s.silentSince = now
+		}
 		b = ostrakapb.AppendCall(b, c.number, max(1, c.deadline.Sub(now).Microseconds()), c.op)
 	}
 	rest := copy(s.queue, s.queue[taken:])
@@ -300,7 +305,7 @@ func (s *pipe) settleAll(answers *ostrakapb.AnswerReader, answered []*pipelineCa
 			return answered, err
 		}
 		s.mu.Lock()
-		s.heard = true
+		s.heard, s.silentSince = true, time.Time{}
 		if c := s.waiting[number]; c != nil { // else its caller has gone
 			delete(s.waiting, number)
 			c.settleLocked(result, nil)
@@ -356,11 +361,18 @@ func (s *pipe) look(now time.Time) bool {
 			suspicious = append(suspicious, c.route)
 		}
 	}
+	silent := !s.silentSince.IsZero() && now.Sub(s.silentSince) >= s.owner.silence
+	if silent {
+		s.silentSince = now
+	}
 	s.watching = len(s.queue)+len(s.waiting) > 0
 	busy := s.watching
 	s.mu.Unlock()
 	for _, c := range woken {
 		c.wake()
+	}
+	if silent {
+		s.owner.silent()
 	}
 	for _, sr := range suspicious {
 		s.owner.suspect(sr)

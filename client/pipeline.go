@@ -45,6 +45,9 @@ type pipeline struct {
 	header func() *ostrakapb.Header
 	// suspect is told of a write that was sent and is not answered within its attempt's patience.
 	suspect func(*shardRoute)
+	// silent is told each time that calls were sent and nothing at all was heard for the time of silence.
+	silence time.Duration
+	silent  func()
 	// beat is how often calls' patience is looked at.
 	beat time.Duration
 

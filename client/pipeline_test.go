@@ -44,7 +44,8 @@ func TestNodeWithoutPipeline(t *testing.T) {
 func testPipe(t *testing.T, calls int) (*pipe, []*pipelineCall) {
 	t.Helper()
 	s := &pipe{wake: make(chan struct{}, 1), watched: make(chan struct{}, 1), waiting: make(map[uint64]*pipelineCall),
-		owner: &pipeline{header: func() *ostrakapb.Header { return &ostrakapb.Header{LowestUnanswered: 9} }, suspect: func(*shardRoute) {}}}
+		owner: &pipeline{header: func() *ostrakapb.Header { return &ostrakapb.Header{LowestUnanswered: 9} }, suspect: func(*shardRoute) {},
+			silence: time.Hour, silent: func() {}}}
 	op, err := ostrakapb.AppendOp(nil, &ostrakapb.Op{Op: &ostrakapb.Op_Set{Set: &ostrakapb.SetRequest{Key: []byte("k")}}})
 	if err != nil {
 		t.Fatal(err)
@@ -149,6 +150,35 @@ func TestPipelineBounds(t *testing.T) {
 	small.op = make([]byte, 1)
 	if ok, err := s.push([]*pipelineCall{small}); ok || !errors.Is(err, errPipelineFull) {
 		t.Errorf("one byte too many: %v", err)
+	}
+}
+
+// Callers that give up sooner than the node's silence is noticed don't keep it from being noticed; any answer ends it.
+func TestPipelineNoticesSilence(t *testing.T) {
+	s, calls := testPipe(t, 2)
+	silences := 0
+	s.owner.silence, s.owner.silent = time.Second, func() { silences++ }
+	s.next()
+	sent := time.Now()
+	for _, c := range calls {
+		s.abandon(c)
+	}
+	if s.look(sent.Add(900 * time.Millisecond)); silences != 0 {
+		t.Error("silent after 0.9 s")
+	}
+	s.look(sent.Add(1100 * time.Millisecond))
+	if s.look(sent.Add(1200 * time.Millisecond)); silences != 1 {
+		t.Errorf("%d silences after 1.2 s, want 1", silences)
+	}
+	if s.look(sent.Add(2300 * time.Millisecond)); silences != 2 {
+		t.Errorf("%d silences after 2.3 s, want 2", silences)
+	}
+	// It is late: its caller has gone.
+	if _, err := s.settle(ostrakapb.AppendSetAnswer(nil, calls[0].number, true, 1), nil); err != nil {
+		t.Fatal(err)
+	}
+	if s.look(sent.Add(time.Minute)); silences != 2 {
+		t.Error("silent after an answer")
 	}
 }
 
