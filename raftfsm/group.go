@@ -50,10 +50,14 @@ const (
 func newGroup(h *Host, spec GroupSpec) *Group {
 	g := &Group{spec: spec}
 	g.replica = replica{host: h, group: spec.Shard, id: spec.Replica,
-		log:        h.cfg.Logger.With("shard", spec.Shard, "replica", spec.Replica),
-		newMachine: func() machine { return newShardMachine(spec.Shard, h.cfg.Clock) },
-		stamp:      func(m machine) store.Time { return m.(*shardMachine).now() },
-		ready:      g.own,
+		log: h.cfg.Logger.With("shard", spec.Shard, "replica", spec.Replica),
+		newMachine: func() machine {
+			m := newShardMachine(spec.Shard, h.cfg.Clock)
+			m.reverses = spec.Replica%2 == 1
+			return m
+		},
+		stamp: func(m machine) store.Time { return m.(*shardMachine).now() },
+		ready: g.own,
 	}
 	return g
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/ostraka-db/ostraka/raftfsm/knownbad"
 	"github.com/ostraka-db/ostraka/raftfsm/storage"
 	"github.com/ostraka-db/ostraka/raftfsm/transport"
 	"github.com/ostraka-db/ostraka/shard"
@@ -366,7 +367,7 @@ func sameServers(a, b []raft.Server) bool {
 // readIndex waits until a read that began before the call may be answered from the machine: until a majority
 // confirmed the leader's term and the machine holds all that was committed then.
 func (l *life) readIndex(ctx context.Context) error {
-	if _, err := l.leading(); err != nil {
+	if _, err := l.leading(); err != nil || knownbad.Confirmation {
 		return err
 	}
 	commit, err := l.replica.host.confirmer.confirm(ctx, l.replica.group, l.currentVoters(), func() (leadership, error) {

@@ -3,10 +3,12 @@ package raftfsm
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/ostraka-db/ostraka/raftfsm/knownbad"
 	"github.com/ostraka-db/ostraka/shard"
 	"github.com/ostraka-db/ostraka/store"
 )
@@ -18,7 +20,9 @@ import (
 type shardMachine struct {
 	shard shard.ID
 	clock Clock
-	store atomic.Pointer[store.Store]
+	// reverses: see knownbad.ApplyOrder.
+	reverses bool
+	store    atomic.Pointer[store.Store]
 	// pace relates shard time to this node's monotonic clock; leaders stamp entries by it.
 	pace atomic.Pointer[pace]
 }
@@ -85,6 +89,9 @@ func (m *shardMachine) apply(_ uint64, data []byte) (any, error) {
 	m.keepPace(s.Time())
 	switch ent.Kind {
 	case entryOps:
+		if knownbad.ApplyOrder && m.reverses {
+			slices.Reverse(ent.Ops)
+		}
 		results := make(opResults, len(ent.Ops))
 		for i := range ent.Ops {
 			op := &ent.Ops[i].Op
@@ -92,6 +99,9 @@ func (m *shardMachine) apply(_ uint64, data []byte) (any, error) {
 				return nil, fmt.Errorf("%w: %w", ErrUnknownEntry, err)
 			}
 			results[i] = s.Apply(uint16(shard.SlotOf(op.Key)), op)
+		}
+		if knownbad.ApplyOrder && m.reverses {
+			slices.Reverse(results)
 		}
 		return results, nil
 	case entryOwn:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/vmihailenco/msgpack/v5"
 
+	"github.com/ostraka-db/ostraka/raftfsm/knownbad"
 	"github.com/ostraka-db/ostraka/shard"
 	"github.com/ostraka-db/ostraka/store"
 )
@@ -60,7 +61,12 @@ func (f *frozenShard) persist(out io.Writer) error {
 		w.array(2)
 		w.uint(tagSlot)
 		w.uint(uint64(slot))
+		omit := knownbad.SnapshotKey
 		err := f.view.Slot(slot, func(it store.Item) error {
+			if omit {
+				omit = false
+				return nil
+			}
 			items++
 			w.array(5)
 			w.uint(tagItem)

@@ -18,13 +18,13 @@ const (
 	disks
 )
 
-// kind groups faults that exclude each other in one round.
+// kind groups faults that exclude each other in one round. They are healed in this order.
 type kind uint8
 
 const (
-	ofProcess kind = iota
-	ofNetwork
+	ofNetwork kind = iota
 	ofDisk
+	ofProcess
 	ofLoad
 )
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +20,8 @@ import (
 //
 //	registers   a few keys, read, written, deleted, swapped, incremented and appended to at random; each period has keys of its
 //	            own, and its history is checked for linearizability while the next ones run
+//	pinned      readers of the same registers, one for each node, that ask this one whatever they are told: a leader that was
+//	            paused, and doesn't know yet that another one leads, must not answer them with what it has
 //	uniques     keys that are written once: acknowledged, they are there at the end
 //	counters    incremented all run long: no two increments may return the same value, and the sum at the end is at least what was
 //	            acknowledged and at most that and what is unknown
@@ -28,6 +31,7 @@ import (
 type load struct {
 	seed    uint64
 	clients []*client.Client
+	pinned  []*client.Client
 	report  func(format string, args ...any) // of a violation
 
 	ctx     context.Context
@@ -71,21 +75,36 @@ func newLoad(ctx context.Context, endpoints []string, seed uint64, report func(s
 		}
 		l.clients = append(l.clients, c)
 	}
+	for _, endpoint := range endpoints {
+		c, err := client.New(ctx, []string{endpoint}, client.WithDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", endpoint)
+		}))
+		if err != nil {
+			l.close()
+			return nil, err
+		}
+		l.pinned = append(l.pinned, c)
+	}
 	return l, nil
 }
 
 // begin starts the workers.
 func (l *load) begin() {
 	next := 0
-	worker := func(step func(c *client.Client, id, n int, random *rand.Rand)) {
-		id, c := next, l.clients[next]
-		next++
+	begin := func(id int, c *client.Client, step func(c *client.Client, id, n int, random *rand.Rand)) {
 		random := rand.New(rand.NewPCG(l.seed, uint64(id)+1))
 		l.running.Go(func() {
 			for n := 0; l.ctx.Err() == nil; n++ {
 				step(c, id, n, random)
 			}
 		})
+	}
+	worker := func(step func(c *client.Client, id, n int, random *rand.Rand)) {
+		begin(next, l.clients[next], step)
+		next++
+	}
+	for i, c := range l.pinned {
+		begin(len(l.clients)+i, c, l.readPinned)
 	}
 	for range registerWorkers {
 		worker(l.register)
@@ -115,7 +134,7 @@ func (l *load) end() {
 func (l *load) close() {
 	l.stop()
 	l.running.Wait()
-	for _, c := range l.clients {
+	for _, c := range append(l.clients, l.pinned...) {
 		c.Close()
 	}
 }
@@ -215,6 +234,22 @@ func (l *load) register(c *client.Client, id, n int, random *rand.Rand) {
 		p.wrote(key, value)
 	}
 	p.recorder.Add(id, call, in, out)
+}
+
+// readPinned reads a key of the current period.
+func (l *load) readPinned(c *client.Client, id, _ int, random *rand.Rand) {
+	p := l.periods.enter()
+	defer l.periods.leave(p)
+	in := history.Input{Kind: history.Read, Key: fmt.Sprintf("register-%d-%d", p.number, random.IntN(registerKeys))}
+	var out history.Output
+	call := p.recorder.Now()
+	if l.call(func(ctx context.Context) error {
+		got, err := c.Get(ctx, []byte(in.Key))
+		out.Found, out.Value = err == nil, string(got.Value)
+		return err
+	}) == acknowledged {
+		p.recorder.Add(id, call, in, out)
+	}
 }
 
 // uniques are keys that only one operation writes.

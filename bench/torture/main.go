@@ -15,7 +15,7 @@ import (
 
 func main() {
 	log.SetFlags(0)
-	opts, err := parse()
+	opts, bad, err := parse()
 	if err != nil {
 		log.Print(err)
 		os.Exit(2)
@@ -31,13 +31,20 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := tortureAndTell(ctx, opts); err != nil {
+	run := tortureAndTell
+	if bad != "" {
+		run = func(ctx context.Context, opts options) error {
+			return selftest(ctx, opts, strings.TrimPrefix(bad, "all"))
+		}
+	}
+	if err := run(ctx, opts); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func parse() (options, error) {
-	opts := options{out: os.Stdout}
+// parse reads the flags; bad is the known-bad build to catch, "all", or empty.
+func parse() (opts options, bad string, err error) {
+	opts.out = os.Stdout
 	var only, replay, server string
 	var minutes float64
 	flag.StringVar(&opts.binary, "binary", "./ostraka", "the ostraka executable")
@@ -51,6 +58,7 @@ func parse() (options, error) {
 	flag.BoolVar(&opts.untilBad, "until-bad", false, "end at the first violation")
 	flag.StringVar(&opts.ledger, "ledger", "", "Markdown file that a line about the run is added to")
 	flag.StringVar(&server, "server", "", "more arguments of every node, separated by spaces")
+	flag.StringVar(&bad, "selftest", "", "\"all\", or the known-bad build that must be caught; the binary must have been built with -tags knownbad")
 	flag.Int64Var(&opts.diskBytes, "disk-bytes", 512<<20, "size of each node's disk")
 	flag.Parse()
 	opts.length = time.Duration(minutes * float64(time.Minute))
@@ -65,14 +73,14 @@ func parse() (options, error) {
 		opts.only = strings.Split(only, ",")
 		for _, name := range opts.only {
 			if faultNamed(name) == nil {
-				return opts, fmt.Errorf("there is no fault %q; -only none lists them", name)
+				return opts, bad, fmt.Errorf("there is no fault %q; -only none lists them", name)
 			}
 		}
 	}
 	if replay != "" {
 		s, err := readScript(replay)
 		if err != nil {
-			return opts, err
+			return opts, bad, err
 		}
 		opts.script, opts.seed, opts.nodes = s, s.Seed, s.Nodes
 	}
@@ -80,11 +88,10 @@ func parse() (options, error) {
 		opts.seed = uint64(time.Now().UnixNano())
 	}
 	if opts.nodes < 1 || opts.nodes > 9 {
-		return opts, fmt.Errorf("-nodes %d: want 1 to 9", opts.nodes)
+		return opts, bad, fmt.Errorf("-nodes %d: want 1 to 9", opts.nodes)
 	}
-	dir, err := filepath.Abs(opts.dir)
-	opts.dir = dir
-	return opts, err
+	opts.dir, err = filepath.Abs(opts.dir)
+	return opts, bad, err
 }
 
 var errViolated = errors.New("promises were broken")

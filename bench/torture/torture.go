@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -250,7 +251,11 @@ func (t *torture) round(ctx context.Context, r round) (gap time.Duration, err er
 		}
 	}
 	pauseFor(ctx, time.Duration(r.HoldMS)*time.Millisecond)
-	for _, a := range slices.Backward(actions) {
+	// The network first: a node that is cut off can't be waited for.
+	slices.SortStableFunc(actions, func(a, b action) int {
+		return cmp.Compare(faultNamed(a.Fault).kind, faultNamed(b.Fault).kind)
+	})
+	for _, a := range actions {
 		if err := faultNamed(a.Fault).end(ctx, t, a); err != nil {
 			return 0, fmt.Errorf("healing %s: %w", a, err)
 		}

@@ -23,4 +23,14 @@ const (
 	PurgeOrder = false
 	// PurgeSync: a segment goes before that by which nobody needs it is durable.
 	PurgeSync = false
+	// Vote: terms and votes are kept in memory only.
+	Vote = false
+	// Confirmation: a leader answers linearizable reads without asking whether it still leads.
+	Confirmation = false
+	// Quorum: an append that reached nobody counts as acknowledged.
+	Quorum = false
+	// ApplyOrder: a replica with an odd id applies an entry's operations in reverse.
+	ApplyOrder = false
+	// SnapshotKey: a snapshot lacks the first key of each slot.
+	SnapshotKey = false
 )

