@@ -417,11 +417,13 @@ func (f *flight) deliver(response any) {
 	giveBack(f.writes)
 }
 
-// applyError sorts raft's answer to an entry into the two kinds of failure. The first three are refusals before the
+// applyError sorts raft's answer to an entry into the two kinds of failure. The first four are refusals before the
 // entry could reach any log. Everything else leaves the outcome open: leadership lost, aborted by a restore, shutdown,
 // and any error of the log store (raft.md "Errors").
 func applyError(err error) error {
 	switch {
+	case errors.Is(err, ErrNoSpace): // never raft's
+		return err
 	case errors.Is(err, raft.ErrNotLeader):
 		return fmt.Errorf("%w: %w", ErrNotLeader, err)
 	case errors.Is(err, raft.ErrLeadershipTransferInProgress):

@@ -217,6 +217,7 @@ func TestProposerSortsErrors(t *testing.T) {
 		{raft.ErrNotLeader, ErrNotLeader},
 		{raft.ErrLeadershipTransferInProgress, ErrNotReady},
 		{raft.ErrEnqueueTimeout, ErrOverloaded},
+		{fmt.Errorf("%w: of the disk", ErrNoSpace), ErrNoSpace},
 		{raft.ErrLeadershipLost, ErrOutcomeUnknown},
 		{raft.ErrAbortedByRestore, ErrOutcomeUnknown},
 		{raft.ErrRaftShutdown, ErrOutcomeUnknown},

@@ -197,11 +197,21 @@ func refuseEmpty(stores *storage.Replica) error {
 	return nil
 }
 
-// apply hands an entry to raft.
+// apply hands an entry to raft if this node's disk has room for it: once the log is asked, it can only wait.
 func (l *life) apply(data []byte, timeout time.Duration) raft.ApplyFuture {
+	if err := l.stores.Log.Room(len(data)); err != nil {
+		return refused{fmt.Errorf("%w: %w", ErrNoSpace, err)}
+	}
 	l.facade.Hurry()
 	return l.raft.Apply(data, timeout)
 }
+
+// refused is the future of an entry that was not handed to raft.
+type refused struct{ err error }
+
+func (r refused) Error() error  { return r.err }
+func (r refused) Response() any { return nil }
+func (r refused) Index() uint64 { return 0 }
 
 // halted is called by a machine that met what it can't apply.
 func (r *replica) halted(err error) {

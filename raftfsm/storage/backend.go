@@ -36,6 +36,7 @@ type entryStore interface {
 	wait(upTo wal.Sequence) error
 	stalled() bool
 	full() error
+	room(bytes int) error
 	// configurations are the indexes of the entries of that type, ascending; none where nothing waits for the disk, and so
 	// nobody needs to know who votes.
 	configurations() []uint64
@@ -53,6 +54,7 @@ func (durable) notify(wal.Sequence, func(error)) (b bool) { return true }
 func (durable) wait(wal.Sequence) error                   { return nil }
 func (durable) stalled() bool                             { return false }
 func (durable) full() error                               { return nil }
+func (durable) room(int) error                            { return nil }
 func (durable) configurations() []uint64                  { return nil }
 func (durable) watched() bool                             { return false }
 

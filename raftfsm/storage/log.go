@@ -187,8 +187,12 @@ func (l *Log) Notify(sequence uint64, done func(error)) (already bool) {
 // Stalled tells that the disk has not answered for seconds: whoever waits for it should not be taken for alive.
 func (l *Log) Stalled() bool { return l.entries.stalled() }
 
-// Full says why entries should be refused rather than appended: there is no room for them on the disk. nil: there is.
+// Full says why new entries should be refused rather than proposed: there is no room for them on the disk. nil: there is.
 func (l *Log) Full() error { return l.entries.full() }
+
+// Room says why entries of so many bytes should be refused rather than appended: they would have to wait for room on the
+// disk. nil: there is room. It may wait for a file to be made, not for the disk to be freed.
+func (l *Log) Room(bytes int) error { return l.entries.room(bytes) }
 
 func (l *Log) checkFollows(entries []*raft.Log) error {
 	_, last := l.bounds()

@@ -75,6 +75,9 @@ func (e *walEntries) wait(upTo wal.Sequence) error {
 
 func (e *walEntries) stalled() bool { return e.wal.Stalled() }
 func (e *walEntries) full() error   { return e.wal.Full() }
+
+func (e *walEntries) room(bytes int) error { return e.wal.Room(bytes) }
+
 func (e *walEntries) watched() bool { return true }
 
 func (e *walEntries) configurations() (indexes []uint64) {

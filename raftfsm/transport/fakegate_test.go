@@ -15,7 +15,7 @@ type durable struct{}
 func (durable) Appended() uint64                { return 0 }
 func (durable) Notify(uint64, func(error)) bool { return true }
 func (durable) Stalled() bool                   { return false }
-func (durable) Full() error                     { return nil }
+func (durable) Room(int) error                  { return nil }
 
 // fakeGate is a log's durability as a test wants it.
 type fakeGate struct {
@@ -27,6 +27,7 @@ type fakeGate struct {
 	holding  bool // what is appended becomes durable by settle only
 	failure  error
 	full     error
+	asked    []int // what room was asked for
 	waiting  []heldAnswer
 }
 
@@ -57,9 +58,10 @@ func (g *fakeGate) Notify(sequence uint64, done func(error)) (already bool) {
 
 func (g *fakeGate) Stalled() bool { return g.stalled.Load() }
 
-func (g *fakeGate) Full() error {
+func (g *fakeGate) Room(bytes int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.asked = append(g.asked, bytes)
 	return g.full
 }
 

@@ -39,8 +39,9 @@ type Gate interface {
 	// sent then, and heartbeats and appends without entries are not answered, or a hung disk would never cause an election
 	// (raft#503, #666).
 	Stalled() bool
-	// Full is why entries should be refused before raft has them: there is no room on the disk. nil: there is.
-	Full() error
+	// Room is why entries of so many bytes should be refused before raft has them: there is no room for them on the disk.
+	// nil: there is.
+	Room(bytes int) error
 }
 
 // ErrDiskStalled: the disk of the replica's node does not answer.
@@ -52,6 +53,14 @@ var ErrHeldFull = errors.New("transport: too many answers wait for the disk")
 // heldMax bounds the answers of one replica that wait for its disk. A peer has one append under way and a few that it has
 // given up on.
 const heldMax = 64
+
+// entryBytes is what the entries of an append take, 0 for an install.
+func entryBytes(request *ostrakapb.Envelope) (bytes int) {
+	for _, e := range request.GetAppend().GetEntries() {
+		bytes += len(e.GetData()) + len(e.GetExtensions())
+	}
+	return bytes
+}
 
 // vouches tells whether raft counts this replica's copy by a successful answer to a request.
 func vouches(request *ostrakapb.Envelope) bool {
@@ -122,7 +131,7 @@ func (f *Facade) awaitDurable(until limit, sequence uint64) error {
 func (f *Facade) refuseByDisk(request *ostrakapb.Envelope) error {
 	switch {
 	case vouches(request):
-		return f.gate.Full()
+		return f.gate.Room(entryBytes(request))
 	case request.GetAppend() != nil && f.gate.Stalled():
 		return ErrDiskStalled
 	}

@@ -38,6 +38,8 @@ func (c *crashPoints) hook(op disk.Op, path string) error {
 	switch name := filepath.Base(path); {
 	case op == disk.OpSyncDir:
 		kind = ""
+	case name == reserveName:
+		kind = "reserve"
 	case strings.HasSuffix(name, retiredSuffix):
 		kind = "retired"
 	case strings.HasSuffix(name, segmentSuffix+asideSuffix):
@@ -161,7 +163,7 @@ func checkCrashed(t *testing.T, what string, rng *rand.Rand, left *disk.Mem, sta
 // purging, and closing.
 var wantPoints = []string{
 	"open: remove segment", "open: syncdir after remove segment", "open: create aside", "open: write aside", "open: sync aside",
-	"open: rename aside", "open: syncdir after rename aside", "open: preallocate aside", "open: remove note",
+	"open: remove reserve", "open: create reserve", "open: preallocate reserve", "open: rename aside", "open: syncdir after rename aside", "open: preallocate aside", "open: remove note",
 	"open: syncdir after remove note", "open: write segment", "open: datasync segment",
 	"run: write segment", "run: datasync segment",
 	"run: create aside", "run: preallocate aside", "run: write aside", "run: sync aside", "run: rename aside", "run: syncdir after rename aside",

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/ostraka-db/ostraka/raftfsm/knownbad"
@@ -91,50 +90,56 @@ func (l *Log) inHurry() bool {
 	return l.wanted > 0
 }
 
-func isNoSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-}
-
-func (l *Log) outOfSpace(err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.noSpace == nil {
-		l.cfg.Logger.Error("no room for another segment of the log", "error", err)
-	}
-	l.noSpace = err
-	l.short.Store(true)
-	l.starvedSince.Store(0) // they wait for room, not for the disk
-}
-
 // nextHeadLocked is the head of the segment behind the tail.
 func (l *Log) nextHeadLocked() segmentHead {
 	tail := l.segments[len(l.segments)-1]
 	return segmentHead{seed: seed{tail.sequence + 1, newSalt()}, bytes: max(l.cfg.SegmentBytes, int64(padded(int(l.wanted))))}
 }
 
-// prepare makes a spare if there is none, or only one that is too small.
+// prepare makes a spare if there is none, or only one that is too small. Where there is no room that one stays.
 func (l *Log) prepare() error {
 	l.mu.Lock()
 	small := l.spare
 	if small != nil && small.bytes >= l.wanted {
+		l.noSpace = nil // it was for a larger one, for which nobody waits any more
+		l.short.Store(false)
 		l.mu.Unlock()
 		return nil
 	}
-	l.spare = nil
+	l.spare = nil // the new one takes its place, also in the directory
 	head := l.nextHeadLocked()
 	hurry := l.wanted > 0
 	l.mu.Unlock()
-	if small != nil {
-		if err := small.take().Close(); err != nil {
-			return err
-		}
-	}
-	s, err := l.newSegment(head, !hurry)
-	if err != nil {
+	s, err := l.reservedSegment(head, !hurry)
+	switch {
+	case err == nil:
+		l.setSpare(s)
+	case isNoSpace(err) && small != nil:
+		l.mu.Lock()
+		l.spare = small
+		l.mu.Unlock()
 		return err
 	}
-	l.setSpare(s)
-	return nil
+	if small != nil {
+		err = errors.Join(err, small.take().Close())
+	}
+	return err
+}
+
+// reservedSegment makes a segment that the reserve is large enough for.
+func (l *Log) reservedSegment(head segmentHead, zeroed bool) (*segment, error) {
+	before := l.reserved
+	err := l.reserve(head.bytes)
+	if err == nil {
+		var s *segment
+		if s, err = l.newSegment(head, zeroed); err == nil {
+			return s, nil
+		}
+	}
+	if isNoSpace(err) && l.reserved > before { // what it has grown by is better used for an ordinary segment
+		err = errors.Join(err, l.dropReserve(), l.reserve(before))
+	}
+	return nil, err
 }
 
 // newSegment makes a segment, of a retired file if there is one.

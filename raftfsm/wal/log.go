@@ -27,8 +27,11 @@ var (
 	ErrStalled = errors.New("wal: the disk does not answer")
 	// ErrTooLarge means an entry or a record that no segment could hold: over PayloadBytesMax.
 	ErrTooLarge = errors.New("wal: entry or record is too large")
-	// ErrNoSpace means that there is no room on the disk for another segment.
+	// ErrNoSpace means that there is no room on the disk for another segment, or for the log to be opened.
 	ErrNoSpace = errors.New("wal: no space left for the log")
+	// ErrUnreadable means that the disk can't give back what is on it. What was read before is as good as ever, but whether
+	// the rest was rot or whole can't be told: the disk must be replaced, and then what lay on it.
+	ErrUnreadable = errors.New("wal: the disk can't be read")
 	// ErrDamaged means bytes that are not what was written. The error that wraps it is a *DamagedError, or comes from
 	// Replica.Damage.
 	ErrDamaged = errors.New("wal: log is damaged")
@@ -156,6 +159,8 @@ type Log struct {
 	starving int
 	// short: noSpace is set. For who asks without the lock.
 	short atomic.Bool
+	// reserved is the size of the reserve. The keeper's, and before it runs the open's.
+	reserved int64
 	// noSpace is why the last attempt to make a spare failed, for want of room; nil: it didn't.
 	noSpace error
 	// open is the chunk that is appended to, nil if there is none; queue those before it that the writer hasn't taken.
@@ -306,27 +311,6 @@ func (l *Log) overdue(since *atomic.Int64) bool {
 
 // clock is monotonic: no change of the machine's time makes the disk look slow. It is never 0.
 func (l *Log) clock() int64 { return int64(time.Since(l.born)) + 1 }
-
-// Full returns ErrNoSpace while entries should be refused: there is no next segment, no room on the disk to make one, and
-// what is left of this one is kept for votes and the like.
-func (l *Log) Full() error {
-	if !l.short.Load() {
-		return nil
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.noSpace == nil || l.spare != nil {
-		return nil
-	}
-	tail := l.segments[len(l.segments)-1]
-	if tail.bytes-tail.end >= tail.bytes/reservePart {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", ErrNoSpace, l.noSpace)
-}
-
-// reservePart of a segment is kept for what can't be refused while there is no room for another.
-const reservePart = 4
 
 // fail ends the log with the first error, and returns it.
 func (l *Log) fail(err error) error {

@@ -263,7 +263,12 @@ func (l *Log) rewrite(f *found) error {
 		}
 	}
 	f.contents = c
-	return disk.WriteFileAtomic(l.cfg.FS, f.path, b)
+	if err := disk.WriteFileAtomic(l.cfg.FS, f.path, b); isNoSpace(err) {
+		return fmt.Errorf("%w: %d bytes are needed to copy %s: %w", ErrNoSpace, len(b), f.path, err)
+	} else if err != nil {
+		return err
+	}
+	return nil
 }
 
 // totals are what the first mark and a seal of the contents say, or would, of the frames before them; noTotal if frames are
@@ -301,24 +306,53 @@ func (l *Log) keepCopy(path string) error {
 // count that goes on with what is there takes away any doubt, and must not be met without the rest.
 func (l *Log) begin(sequence uint64) error {
 	least := l.neededLocked(l.damageBytes()) * reservePart
-	bytes := max(l.cfg.SegmentBytes, least)
-	for {
-		tail, err := l.createSegment(segmentHead{seed: seed{sequence, newSalt()}, bytes: bytes}, false)
-		if err != nil && isNoSpace(err) && bytes > least {
-			bytes = max(least, int64(padded(int(bytes/2)))) // better a small one than none
-			continue
+	tail, err := l.firstSegment(sequence, least)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.segments = append(l.segments, tail)
+	l.durableAt = mark{sequence, headBytes}
+	if err := l.recordDamageLocked(); err != nil {
+		return err
+	}
+	l.summarizeLocked()
+	return nil
+}
+
+// firstSegment makes the segment that the log goes on in, and the reserve for the copy that the next open makes of it. Where
+// there is no room it makes the segment smaller, then the reserve, and in the end goes without: better a small segment than
+// none. The reserve comes first, so that restarts of a full node don't use it up.
+func (l *Log) firstSegment(sequence uint64, least int64) (*segment, error) {
+	for reserve := max(l.cfg.SegmentBytes, least); ; reserve /= 2 {
+		if reserve < least {
+			reserve = 0
 		}
-		if err != nil {
-			return err
+		tail, err := l.firstBeside(reserve, sequence, least)
+		if !isNoSpace(err) {
+			return tail, err
 		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.segments = append(l.segments, tail)
-		l.durableAt = mark{sequence, headBytes}
-		if err := l.recordDamageLocked(); err != nil {
-			return err
+		l.outOfSpace(err)
+		if reserve == 0 {
+			return nil, fmt.Errorf("%w: %d bytes are needed to go on in: %w", ErrNoSpace, least, err)
 		}
-		l.summarizeLocked()
-		return nil
+		if err := l.dropReserve(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// firstBeside makes a reserve, and the largest segment that there is room for beside it and that it is large enough for.
+func (l *Log) firstBeside(reserve int64, sequence uint64, least int64) (*segment, error) {
+	if err := l.reserve(reserve); err != nil {
+		return nil, err
+	}
+	for bytes := max(reserve, least); ; bytes = max(bytes/2, least) {
+		tail, err := l.createSegment(segmentHead{seed: seed{sequence, newSalt()}, bytes: bytes &^ (alignment - 1)}, false)
+		if !isNoSpace(err) || bytes == least {
+			return tail, err
+		}
+		l.outOfSpace(err)
 	}
 }

@@ -128,7 +128,7 @@ func readSegment(fsys disk.FS, path string, sequence uint64, buf []byte) (b []by
 	b = buf[:size]
 	n, err := file.ReadAt(b, 0)
 	if int64(n) < size && err != nil && err != io.EOF {
-		return b, head, fmt.Errorf("reading %s at offset %d: %w", path, n, err)
+		return b, head, fmt.Errorf("%w: %s at offset %d: %w", ErrUnreadable, path, n, err)
 	}
 	b = b[:n]
 	head, err = decodeHead(b)

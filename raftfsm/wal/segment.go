@@ -69,7 +69,7 @@ func (s *segment) read(offset int64, size int) (frame, error) {
 		if err == nil || errors.Is(err, io.EOF) {
 			return frame{}, s.damaged(offset, "the file ends within a frame")
 		}
-		return frame{}, fmt.Errorf("reading %s at offset %d: %w", s.path, offset, err)
+		return frame{}, fmt.Errorf("%w: %s at offset %d: %w", ErrUnreadable, s.path, offset, err)
 	}
 	f, _, err := decodeFrame(b, s.seed, offset)
 	if err != nil {

@@ -21,21 +21,13 @@ func (l *Log) appendLocked(r *Replica, f *frame) (position, error) {
 // keeper, who would wait for itself.
 func (l *Log) makeRoomLocked(size int) error {
 	starved := false
-	defer func() {
-		if starved {
-			l.starvingLocked(-1)
-		}
-	}()
+	defer func() { l.starvedLocked(&starved, false) }()
 	for {
 		if err := l.roomLocked(size); !errors.Is(err, errNoSpare) {
 			return err
 		}
-		if !starved {
-			starved = true
-			l.starvingLocked(1)
-		}
-		l.wanted = max(l.wanted, l.neededLocked(size))
-		signal(l.keep)
+		l.starvedLocked(&starved, true)
+		l.wantLocked(l.neededLocked(size))
 		l.wakeWriter()
 		l.changed.Wait()
 	}
@@ -62,17 +54,6 @@ func (l *Log) roomLocked(size int) error {
 		default:
 			return errNoSpare
 		}
-	}
-}
-
-// starvingLocked counts appends that wait for a spare segment.
-func (l *Log) starvingLocked(n int) {
-	l.starving += n
-	switch {
-	case l.starving == 0 || l.noSpace != nil:
-		l.starvedSince.Store(0)
-	case l.starvedSince.Load() == 0:
-		l.starvedSince.Store(l.clock())
 	}
 }
 
