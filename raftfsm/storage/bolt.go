@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"runtime/debug"
 	"time"
@@ -28,17 +29,19 @@ const boltLockTimeout = time.Second
 type boltBackend struct {
 	dir    string
 	noSync bool
+	logger *slog.Logger
 	meta   *boltRecords
 }
 
-func openBolt(dir string, noSync bool) (*boltBackend, error) {
-	b := &boltBackend{dir: dir, noSync: noSync}
-	path := filepath.Join(dir, metaDir, "meta.bolt")
+func openBolt(cfg Config) (*boltBackend, error) {
+	b := &boltBackend{dir: cfg.Dir, noSync: cfg.NoSync, logger: cfg.Logger}
+	path := filepath.Join(cfg.Dir, metaDir, "meta.bolt")
 	store, err := b.openStore(path)
 	if err != nil {
 		return nil, err
 	}
 	b.meta = &boltRecords{store: store, path: path}
+	b.takeRoom(path, recordsRoomBytes)
 	return b, nil
 }
 
@@ -62,6 +65,15 @@ func (b *boltBackend) openStore(path string) (store *raftboltdb.BoltStore, err e
 	return store, nil
 }
 
+// takeRoom takes room for a file that is open. Without it the node runs on: whoever asks for room later tries again.
+func (b *boltBackend) takeRoom(path string, bytes int64) *boltRoom {
+	r := &boltRoom{path: path}
+	if err := r.has(bytes); err != nil {
+		b.logger.Error("a file has no room to grow", "path", path, "error", err)
+	}
+	return r
+}
+
 func (b *boltBackend) entriesPath(who identity) string {
 	return filepath.Join(b.dir, metaDir, fmt.Sprintf("log-%d.bolt", uint64(who.replica)))
 }
@@ -72,7 +84,7 @@ func (b *boltBackend) openEntries(who identity) (entryStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &boltEntries{BoltStore: store, path: path}, nil
+	return &boltEntries{BoltStore: store, path: path, space: b.takeRoom(path, entriesRoomBytes)}, nil
 }
 
 func (b *boltBackend) removeEntries(who identity) error {
@@ -91,8 +103,12 @@ func (b *boltBackend) close() error { return b.meta.store.Close() }
 type boltEntries struct {
 	*raftboltdb.BoltStore
 	durable
-	path string
+	path  string
+	space *boltRoom
 }
+
+func (e *boltEntries) full() error          { return e.space.has(roomMargin) }
+func (e *boltEntries) room(bytes int) error { return e.space.has(roomMargin + entryPages*int64(bytes)) }
 
 func (e *boltEntries) compact(first, to uint64) error   { return e.DeleteRange(first, to) }
 func (e *boltEntries) truncate(from, last uint64) error { return e.DeleteRange(from, last) }

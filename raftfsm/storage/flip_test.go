@@ -30,9 +30,11 @@ func TestFlippedBoltBytes(t *testing.T) {
 	path := filepath.Join(g.cfg.Dir, metaDir, "meta.bolt")
 	good := readTestFile(t, path)
 	defer writeTestFile(t, path, good)
+	used, err := boltUsed(path)
+	must(t, err)
 	for range 60 {
 		data := bytes.Clone(good)
-		data[rng.IntN(len(data))] ^= byte(1 + rng.IntN(255))
+		data[rng.Int64N(used)] ^= byte(1 + rng.IntN(255))
 		writeTestFile(t, path, data)
 		node, err := Open(g.cfg)
 		if err != nil {

@@ -136,7 +136,7 @@ func Open(cfg Config) (*Node, error) {
 	n := &Node{cfg: cfg, open: make(map[identity]*Replica)}
 	if cfg.Memory != nil {
 		n.backend = cfg.Memory
-	} else if n.backend, err = openBolt(cfg.Dir, cfg.NoSync); err != nil {
+	} else if n.backend, err = openBolt(cfg); err != nil {
 		return nil, err
 	}
 	n.wal, err = wal.Open(wal.Config{Dir: filepath.Join(cfg.Dir, walDir), FS: cfg.FS, SegmentBytes: cfg.SegmentBytes, Sync: cfg.Sync,

@@ -97,7 +97,8 @@ func TestSyncIntervalSurvivesKills(t *testing.T) {
 	}
 }
 
-// Full disks refuse writes with a typed error that says so, serve reads, and take writes again when there is room.
+// Full disks refuse writes with a typed error that says so, and serve reads; votes have room, also when a leader is killed, and
+// nodes that are killed come back, one or all. Writes are taken again when there is room.
 func TestFullDisks(t *testing.T) {
 	c, disks := startOnDisks(t, 300<<20, cluster.Options{Shards: 1})
 	cl := connect(t, c)
@@ -134,10 +135,46 @@ func TestFullDisks(t *testing.T) {
 	if got, err := cl.Get(ctx, []byte("before")); err != nil || string(got.Value) != "v" {
 		t.Errorf("read: %q, %v", got.Value, err)
 	}
-	for _, p := range c.Nodes() {
-		if !p.Running() {
-			t.Errorf("%s ended", p.ID)
+	running := func(when string) {
+		t.Helper()
+		for _, p := range c.Nodes() {
+			if !p.Running() {
+				t.Fatalf("%s ended %s", p.ID, when)
+			}
 		}
+	}
+	running("when writes were refused")
+	readable := func(when string) {
+		t.Helper()
+		call, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		for {
+			got, err := cl.Get(call, []byte("before"))
+			if err == nil && string(got.Value) == "v" {
+				return
+			}
+			if call.Err() != nil {
+				t.Fatalf("read %s: %q, %v", when, got.Value, err)
+			}
+		}
+	}
+	for range 3 {
+		s := await(t, c, cluster.Led)
+		leader := c.Node(s.Shards[0].Leader)
+		kill(t, leader)
+		readable("without its leader")
+		restart(t, leader)
+		running("when a leader was killed")
+	}
+	for range 3 {
+		for _, p := range c.Nodes() {
+			kill(t, p)
+		}
+		for _, p := range c.Nodes() {
+			restart(t, p)
+		}
+		readable("when all had been killed")
+		running("when all had been killed")
 	}
 	for _, d := range disks {
 		if err := d.Free(); err != nil {
