@@ -17,6 +17,8 @@ const (
 	Rewrite = false
 	// Sync: nothing is synced, though it is said to be.
 	Sync = false
+	// SyncOrder: a segment's last sync ends after the next segment's first, by which all before is taken for durable.
+	SyncOrder = false
 	// Seed: frames of the log say neither in which life of their file nor where in it they were written.
 	Seed = false
 	// PurgeOrder: a segment of the log goes once nobody needs it, though an older one is kept.

@@ -17,6 +17,7 @@ var (
 	IndexWatermark = on("index-watermark")
 	Rewrite        = on("rewrite")
 	Sync           = on("sync")
+	SyncOrder      = on("sync-order")
 	Seed           = on("seed")
 	PurgeOrder     = on("purge-order")
 	PurgeSync      = on("purge-sync")

@@ -28,6 +28,7 @@ func TestKnownBadBuilds(t *testing.T) {
 	var all []string
 	for bad, tests := range map[string][]string{
 		"sync":        {"TestCrashPoints"},
+		"sync-order":  {"TestCrashPoints"},
 		"rewrite":     {"TestRecoveredIsDurable"},
 		"seed":        {"TestStaleFrames", "TestForgedFrames"},
 		"purge-order": {"TestCrashPoints", "TestModel"},

@@ -192,6 +192,8 @@ type Log struct {
 	wake, keep chan struct{}
 	closed     chan struct{} // closed when Close is done
 
+	// overtaken is a sync that is yet to come, in known-bad builds. The writer's.
+	overtaken func() error
 	// retired are files of purged segments. Only the keeper touches them, and Close after it.
 	retired []retired
 
