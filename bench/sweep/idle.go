@@ -8,16 +8,21 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ostraka-db/ostraka/bench/cluster"
+	"github.com/ostraka-db/ostraka/client"
 )
 
-// settle is how long a fresh cluster is left alone before it counts as idle: elections, and leaderships moving
-// to where they belong.
-const settle = 20 * time.Second
+const (
+	// A fresh cluster counts as idle once each shard is led from where the map wants it, which takes a node two seconds a shard,
+	// and some time after.
+	settleMax  = 3 * time.Minute
+	settleRest = 5 * time.Second
+)
 
 // cost is what one node has used and sent since its start.
 type cost struct {
@@ -35,7 +40,7 @@ func idleCosts(ctx context.Context, opts options) error {
 	for _, s := range opts.subjects() {
 		log.Print(opts.name(s))
 		err := withCluster(ctx, opts, s, func(c *cluster.Cluster) error {
-			if err := rest(ctx, settle); err != nil {
+			if err := settle(ctx, c); err != nil {
 				return err
 			}
 			profiled := profile(ctx, opts, c, "idle-"+fileName(s), opts.idle)
@@ -60,6 +65,18 @@ func idleCosts(ctx context.Context, opts options) error {
 		}
 	}
 	return nil
+}
+
+func settle(ctx context.Context, c *cluster.Cluster) error {
+	settled, cancel := context.WithTimeout(ctx, settleMax)
+	defer cancel()
+	_, err := c.AwaitStatus(settled, func(s *client.Status) bool {
+		return !slices.ContainsFunc(s.Shards, func(sh client.ShardStatus) bool { return sh.Leader != sh.Preferred })
+	})
+	if err != nil {
+		return err
+	}
+	return rest(ctx, settleRest)
 }
 
 func rest(ctx context.Context, d time.Duration) error {
