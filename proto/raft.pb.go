@@ -578,7 +578,9 @@ type Heartbeats struct {
 	ToReplica   []uint64 `protobuf:"varint,4,rep,packed,name=to_replica,json=toReplica,proto3" json:"to_replica,omitempty"`
 	Term        []uint64 `protobuf:"varint,5,rep,packed,name=term,proto3" json:"term,omitempty"`
 	// raft's protocol version.
-	Protocol      []uint32 `protobuf:"varint,6,rep,packed,name=protocol,proto3" json:"protocol,omitempty"`
+	Protocol []uint32 `protobuf:"varint,6,rep,packed,name=protocol,proto3" json:"protocol,omitempty"`
+	// An index up to which everything is committed; 0: not told.
+	Commit        []uint64 `protobuf:"varint,7,rep,packed,name=commit,proto3" json:"commit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -651,6 +653,13 @@ func (x *Heartbeats) GetTerm() []uint64 {
 func (x *Heartbeats) GetProtocol() []uint32 {
 	if x != nil {
 		return x.Protocol
+	}
+	return nil
+}
+
+func (x *Heartbeats) GetCommit() []uint64 {
+	if x != nil {
+		return x.Commit
 	}
 	return nil
 }
@@ -2067,7 +2076,7 @@ const file_ostraka_v1_raft_proto_rawDesc = "" +
 	"\n" +
 	"heartbeats\x18\x03 \x01(\v2\x16.ostraka.v1.HeartbeatsR\n" +
 	"heartbeats\x12I\n" +
-	"\x11heartbeat_replies\x18\x04 \x03(\v2\x1c.ostraka.v1.HeartbeatRepliesR\x10heartbeatReplies\"\xaa\x01\n" +
+	"\x11heartbeat_replies\x18\x04 \x03(\v2\x1c.ostraka.v1.HeartbeatRepliesR\x10heartbeatReplies\"\xc2\x01\n" +
 	"\n" +
 	"Heartbeats\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x04R\x05round\x12\x14\n" +
@@ -2076,7 +2085,8 @@ const file_ostraka_v1_raft_proto_rawDesc = "" +
 	"\n" +
 	"to_replica\x18\x04 \x03(\x04R\ttoReplica\x12\x12\n" +
 	"\x04term\x18\x05 \x03(\x04R\x04term\x12\x1a\n" +
-	"\bprotocol\x18\x06 \x03(\rR\bprotocol\"\xa0\x01\n" +
+	"\bprotocol\x18\x06 \x03(\rR\bprotocol\x12\x16\n" +
+	"\x06commit\x18\a \x03(\x04R\x06commit\"\xa0\x01\n" +
 	"\x10HeartbeatReplies\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x04R\x05round\x12\x10\n" +
 	"\x03row\x18\x02 \x03(\rR\x03row\x12\x12\n" +

@@ -36,8 +36,8 @@ type Timing struct {
 	Election time.Duration
 	// LeaderLease is how long a leader goes on without answers from a majority. Default Election / 2.
 	LeaderLease time.Duration
-	// Commit is how long a follower of an idle shard may not know the newest commit. Default 500 ms; it costs a
-	// message per follower each time.
+	// Commit is how long a follower that was just restarted may not know what an idle shard has committed, up to twice this;
+	// others learn it with the next heartbeat. Default 1 s; it costs a message per follower each time.
 	Commit time.Duration
 }
 
@@ -90,7 +90,7 @@ func (c *Config) withDefaults() (Config, error) {
 	d := *c
 	d.Timing.Election = cmp.Or(d.Timing.Election, time.Second)
 	d.Timing.LeaderLease = cmp.Or(d.Timing.LeaderLease, d.Timing.Election/2)
-	d.Timing.Commit = cmp.Or(d.Timing.Commit, 500*time.Millisecond)
+	d.Timing.Commit = cmp.Or(d.Timing.Commit, time.Second)
 	d.Proposer.QueueOpsMax = cmp.Or(d.Proposer.QueueOpsMax, 4096)
 	d.Proposer.QueueBytesMax = cmp.Or(d.Proposer.QueueBytesMax, 64<<20)
 	d.Proposer.EntryBytesMax = cmp.Or(d.Proposer.EntryBytesMax, 128<<10)

@@ -173,6 +173,7 @@ func (r *replica) run(stores *storage.Replica) (*life, error) {
 		l.cancel()
 		return nil, errors.Join(err, facade.Close())
 	}
+	facade.CommitFrom(l.raft.CommitIndex)
 	l.fsm.running.Store(true)
 	l.proposer = newProposer(r.host.cfg.Proposer, l.apply, l.raft.CurrentTerm,
 		func() store.Time { return r.stamp(l.fsm.machine) }, l.noteRefusal)

@@ -27,3 +27,22 @@ func TestFirstWriteAfterRest(t *testing.T) {
 		}
 	})
 }
+
+// TestFollowersLearnOfTheLastWrite with the next heartbeat: raft would tell them by its next append, a second or two later.
+func TestFollowersLearnOfTheLastWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, 3, 1, nil)
+		lead := c.leader(1)
+		for i := range 20 {
+			time.Sleep(3 * time.Second)
+			key := fmt.Sprint("k", i)
+			lead.mustSet(1, key, "v")
+			time.Sleep(300 * time.Millisecond)
+			for _, n := range c.nodes {
+				if _, ok, err := n.get(1, key, Stale); err != nil || !ok {
+					t.Errorf("%s does not have %s yet (%v)", n.id, key, err)
+				}
+			}
+		}
+	})
+}

@@ -80,9 +80,10 @@ func (p *pipe) route(request *ostrakapb.Envelope, a *arrival) {
 // routeHeartbeats brings each heartbeat of a frame to its group.
 func (p *pipe) routeHeartbeats(m *ostrakapb.Heartbeats, a *arrival) error {
 	n := len(m.GetGroup())
-	if n > roundRowsMax || len(m.GetFromReplica()) != n || len(m.GetToReplica()) != n || len(m.GetTerm()) != n || len(m.GetProtocol()) != n {
-		return fmt.Errorf("%w: heartbeats in columns of %d, %d, %d, %d and %d rows", ErrMalformed,
-			n, len(m.GetFromReplica()), len(m.GetToReplica()), len(m.GetTerm()), len(m.GetProtocol()))
+	if n > roundRowsMax || len(m.GetFromReplica()) != n || len(m.GetToReplica()) != n || len(m.GetTerm()) != n || len(m.GetProtocol()) != n ||
+		len(m.GetCommit()) != n {
+		return fmt.Errorf("%w: heartbeats in columns of %d, %d, %d, %d, %d and %d rows", ErrMalformed,
+			n, len(m.GetFromReplica()), len(m.GetToReplica()), len(m.GetTerm()), len(m.GetProtocol()), len(m.GetCommit()))
 	}
 	if n == 0 {
 		return nil
@@ -92,7 +93,7 @@ func (p *pipe) routeHeartbeats(m *ostrakapb.Heartbeats, a *arrival) error {
 	for i := range n {
 		f, err := p.t.facade(shard.ID(m.Group[i]), shard.ReplicaID(m.ToReplica[i]))
 		if err == nil {
-			err = f.receiveHeartbeat(p, a, uint32(i), shard.ReplicaID(m.FromReplica[i]), m.Term[i], m.Protocol[i])
+			err = f.receiveHeartbeat(p, a, uint32(i), shard.ReplicaID(m.FromReplica[i]), m.Term[i], m.Protocol[i], m.Commit[i])
 		}
 		if err != nil {
 			refuseHeartbeat(a.replies, uint32(i), err)
@@ -102,12 +103,12 @@ func (p *pipe) routeHeartbeats(m *ostrakapb.Heartbeats, a *arrival) error {
 }
 
 // receiveHeartbeat hands a heartbeat to raft.
-func (f *Facade) receiveHeartbeat(p *pipe, a *arrival, row uint32, from shard.ReplicaID, term uint64, protocol uint32) error {
+func (f *Facade) receiveHeartbeat(p *pipe, a *arrival, row uint32, from shard.ReplicaID, term uint64, protocol uint32, commit uint64) error {
 	if f.gate.Stalled() {
 		return ErrDiskStalled
 	}
 	s := f.senders.of(p.peer.node, from)
-	request := &raft.AppendEntriesRequest{Term: term, RPCHeader: raft.RPCHeader{ID: s.id, Addr: s.address,
+	request := &raft.AppendEntriesRequest{Term: term, LeaderCommitIndex: f.agreed.lower(from, term, commit), RPCHeader: raft.RPCHeader{ID: s.id, Addr: s.address,
 		ProtocolVersion: raft.ProtocolVersion(min(protocol, math.MaxInt32))}} // capped as in decodeHeader
 	answer := f.t.responses.get()
 	f.inbox.Lock()

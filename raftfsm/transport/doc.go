@@ -23,7 +23,8 @@
 //     lose data (raft#695). Appends without entries to a replica at rest travel with them.
 //   - No pipelining (raft#612); PreVote is there.
 //   - A batch of entries is cut at Config.FrameBytesMax; raft has no such limit (cutBatch).
-//   - The receiving end lowers a commit index to what the message itself vouches for (lowerCommit).
+//   - The receiving end lowers a commit index to what the message itself vouches for (lowerCommit). Heartbeats tell one too,
+//     lowered to what earlier appends have vouched for (agreement).
 //   - Appends with content, snapshots and TimeoutNow carry a sequence per sender, receiver and term; one that a later
 //     message has overtaken is refused (history).
 //   - TimeoutNow carries the leader's term, and one of a deposed leader is refused.

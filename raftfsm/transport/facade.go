@@ -70,6 +70,10 @@ type Facade struct {
 	progress sync.Mutex
 	acked    map[raft.ServerAddress]Progress // guarded by progress
 
+	agreed agreement
+	// committed is raft's commit index; nil: not told.
+	committed atomic.Pointer[func() uint64]
+
 	targets   targets
 	senders   senders
 	unhurried atomic.Int32 // appends that wait to be joined with others
@@ -132,6 +136,16 @@ func (f *Facade) Close() error {
 		delete(f.t.facades, f.group)
 	}
 	return nil
+}
+
+// CommitFrom says where heartbeats take the commit index from that they tell of: raft's CommitIndex.
+func (f *Facade) CommitFrom(index func() uint64) { f.committed.Store(&index) }
+
+func (f *Facade) commitIndex() uint64 {
+	if index := f.committed.Load(); index != nil {
+		return (*index)()
+	}
+	return 0
 }
 
 // Consumer is where raft's main loop takes requests.

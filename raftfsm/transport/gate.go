@@ -147,6 +147,9 @@ func (f *Facade) answer(c collectable, response raft.RPCResponse) {
 		return
 	}
 	answer := f.reply(c.request, response)
+	if isSuccess(answer) {
+		f.agreed.note(c.request)
+	}
 	switch {
 	case vouches(c.request) && isSuccess(answer):
 		f.hold(func(err error) {

@@ -21,6 +21,9 @@ import (
 //	    ▲─────────────────── one frame ══════════════════════════════════════════════════┘
 //
 // A group whose raft is slow holds nobody up: what is answered leaves after another HeartbeatGather at the latest.
+//
+// They also tell how far the leader has committed. raft does that by appends without entries alone, of which an idle group
+// would have to send many for its followers to learn soon of its last write; see agreement.
 
 // roundRowsMax bounds the heartbeats of one round, and the answers of one frame: ErrQueueFull. A node holds far fewer groups.
 const roundRowsMax = 4096
@@ -111,6 +114,7 @@ func (d *dialed) addHeartbeat(f *Facade, to shard.ReplicaID, args *raft.AppendEn
 	g.rows.ToReplica = append(g.rows.ToReplica, uint64(to))
 	g.rows.Term = append(g.rows.Term, args.Term)
 	g.rows.Protocol = append(g.rows.Protocol, uint32(args.ProtocolVersion))
+	g.rows.Commit = append(g.rows.Commit, f.commitIndex())
 	g.waiting = append(g.waiting, beating{f, answer})
 	g.left++
 	return nil

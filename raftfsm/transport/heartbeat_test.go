@@ -177,9 +177,10 @@ func TestBeatsOfOneReplicaTwice(t *testing.T) {
 func TestMalformedHeartbeats(t *testing.T) {
 	p := &pipe{t: &Transport{}}
 	for name, m := range map[string]*ostrakapb.Heartbeats{
-		"short":    {Group: []uint32{1, 2}, FromReplica: []uint64{1}, ToReplica: []uint64{1, 2}, Term: []uint64{1, 2}, Protocol: []uint32{3, 3}},
+		"short":    {Group: []uint32{1, 2}, FromReplica: []uint64{1}, ToReplica: []uint64{1, 2}, Term: []uint64{1, 2}, Protocol: []uint32{3, 3}, Commit: []uint64{0, 0}},
+		"no index": {Group: []uint32{1}, FromReplica: []uint64{1}, ToReplica: []uint64{1}, Term: []uint64{1}, Protocol: []uint32{3}},
 		"missing":  {Group: []uint32{1}},
-		"too many": {Group: make([]uint32, roundRowsMax+1), FromReplica: make([]uint64, roundRowsMax+1), ToReplica: make([]uint64, roundRowsMax+1), Term: make([]uint64, roundRowsMax+1), Protocol: make([]uint32, roundRowsMax+1)},
+		"too many": {Group: make([]uint32, roundRowsMax+1), FromReplica: make([]uint64, roundRowsMax+1), ToReplica: make([]uint64, roundRowsMax+1), Term: make([]uint64, roundRowsMax+1), Protocol: make([]uint32, roundRowsMax+1), Commit: make([]uint64, roundRowsMax+1)},
 	} {
 		if err := p.takeFrame(&ostrakapb.Frame{Heartbeats: m}); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v, want %v", name, err, ErrMalformed)
@@ -213,6 +214,61 @@ func TestMalformedHeartbeats(t *testing.T) {
 	if a := <-answer; a.success || a.err == nil {
 		t.Errorf("answered %+v, want the refusal of row 0", a)
 	}
+}
+
+// TestHeartbeatsTellWhatIsCommitted, no further than both logs are known to be alike: raft would apply whatever its own holds.
+func TestHeartbeatsTellWhatIsCommitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		n1, n2, n3 := net.node("n1"), net.node("n2"), net.node("n3")
+		leader, rival, follower := n1.open(7, 1), n3.open(7, 3), n2.open(7, 2)
+		for _, f := range []*Facade{leader, rival} {
+			f.CommitFrom(func() uint64 { return 5 })
+		}
+		told := func(what string, from *Facade, term, want uint64) {
+			t.Helper()
+			done := start(func() error { return from.heartbeat(follower, term) })
+			rpc := <-follower.Consumer()
+			if got := rpc.Command.(*raft.AppendEntriesRequest).LeaderCommitIndex; got != want {
+				t.Errorf("%s: told %d, want %d", what, got, want)
+			}
+			say(rpc)
+			wantSuccess(t, done)
+		}
+		appended := func(from *Facade, term, first, last uint64, answer error) {
+			t.Helper()
+			done := start(func() error {
+				_, err := from.sendAppend(follower, raft.AppendEntriesRequest{Term: term, PrevLogEntry: first - 1, PrevLogTerm: 1, Entries: entries(term, first, last)})
+				return err
+			})
+			rpc := <-follower.Consumer()
+			if answer != nil {
+				rpc.Respond(&raft.AppendEntriesResponse{Term: term}, answer)
+				wantError(t, done, answer)
+				return
+			}
+			say(rpc)
+			wantSuccess(t, done)
+		}
+		told("nothing is known of the log", leader, 2, 0)
+		appended(leader, 2, 2, 3, nil)
+		told("alike up to 3", leader, 2, 3)
+		appended(leader, 2, 4, 9, errors.New("its log refused"))
+		told("refused", leader, 2, 3)
+		appended(leader, 2, 4, 9, nil)
+		told("alike up to 9", leader, 2, 5)
+		appended(leader, 2, 3, 3, nil)
+		told("a repeated append", leader, 2, 5)
+		told("a newer term", leader, 3, 0)
+		told("another leader", rival, 3, 0)
+		appended(rival, 3, 2, 2, nil)
+		told("another leader's append", rival, 3, 2)
+		told("a leader of the past", leader, 2, 0)
+
+		follower.Close()
+		follower = n2.open(7, 2)
+		told("another life", rival, 3, 0)
+	})
 }
 
 // TestRoundIsBounded: more heartbeats than fit are refused, and none of the others lost.
