@@ -1,11 +1,12 @@
 // Command sweep measures a cluster of three real processes on this machine, with several builds at several numbers of shards:
 // what they do under load and what processor time that takes, in alternating rounds so that a drifting machine drifts for all
-// alike, and what they cost while idle. It is how the default number of shards was chosen
+// alike, what they cost while idle, and how long shards take no writes after a node was killed. It is how the default number of shards was chosen
 // (docs/decisions/0004-default-shards.md), and how a change is measured against the build before it.
 //
 //	go run ./bench/sweep -shards 1,2,4,8,16 -rounds 3
 //	go run ./bench/sweep -binary ./ostraka,/tmp/ostraka-before -shards 3 -loads writes
 //	go run ./bench/sweep -shards 1,16,64 -idle 20s
+//	go run ./bench/sweep -shards 12 -kills 6
 package main
 
 import (
@@ -35,6 +36,7 @@ type options struct {
 	rounds   int
 	duration time.Duration
 	idle     time.Duration
+	kills    int
 	profiles string // a folder; empty: none are taken
 }
 
@@ -75,10 +77,11 @@ func main() {
 	rounds := flag.Int("rounds", 3, "rounds; medians are printed")
 	duration := flag.Duration("duration", 5*time.Second, "length of one measurement")
 	idle := flag.Duration("idle", 0, "measure what an idle cluster costs over this time, instead of load")
+	kills := flag.Int("kills", 0, "measure how long shards take no writes after this many kills of a node, instead of load")
 	profiles := flag.String("profile", "", "a folder for profiles of each node's processor time; taking them costs some")
 	flag.Parse()
 	opts := options{binaries: strings.Split(*binaries, ","), shards: numbers(*shards), loads: strings.Split(*loads, ","), callers: numbers(*callers),
-		rounds: *rounds, duration: *duration, idle: *idle, profiles: *profiles}
+		rounds: *rounds, duration: *duration, idle: *idle, kills: *kills, profiles: *profiles}
 	for _, l := range opts.loads {
 		if _, ok := writeShares[l]; !ok {
 			log.Fatalf("-loads %s: there are writes and reads", l)
@@ -87,8 +90,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	run := sweep
-	if opts.idle > 0 {
+	switch {
+	case opts.idle > 0:
 		run = idleCosts
+	case opts.kills > 0:
+		run = failovers
 	}
 	if err := run(ctx, opts); err != nil {
 		log.Fatal(err)
