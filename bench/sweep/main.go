@@ -5,6 +5,7 @@
 //
 //	go run ./bench/sweep -shards 1,2,4,8,16 -rounds 3
 //	go run ./bench/sweep -binary ./ostraka,/tmp/ostraka-before -shards 3 -loads writes
+//	go run ./bench/sweep -binary ./ostraka,/tmp/ostraka-before -shards 3 -own-client
 //	go run ./bench/sweep -shards 1,16,64 -idle 20s
 //	go run ./bench/sweep -shards 12 -kills 6
 package main
@@ -35,9 +36,11 @@ type options struct {
 	callers  []int
 	rounds   int
 	duration time.Duration
-	idle     time.Duration
-	kills    int
-	profiles string // a folder; empty: none are taken
+	// ownClient: each build is driven by its own `ostraka bench`, not by the client that is part of this program.
+	ownClient bool
+	idle      time.Duration
+	kills     int
+	profiles  string // a folder; empty: none are taken
 }
 
 // subject is a cluster that is measured.
@@ -65,26 +68,32 @@ func (o options) name(s subject) string {
 	return fmt.Sprintf("%d shards, %s", s.shards, filepath.Base(s.binary))
 }
 
-// writeShares are the kinds of load.
-var writeShares = map[string]float64{"writes": 1, "reads": 0}
+// load is a kind of work.
+type load struct {
+	writes float64 // their share
+	stale  bool    // of reads
+}
+
+var loads = map[string]load{"writes": {writes: 1}, "reads": {}, "stale": {stale: true}}
 
 func main() {
 	log.SetFlags(0)
 	binaries := flag.String("binary", "./ostraka", "ostraka executables to compare")
 	shards := flag.String("shards", "1,2,4,8,16", "numbers of shards to compare")
-	loads := flag.String("loads", "writes,reads", "kinds of load; reads are linearizable")
+	kinds := flag.String("loads", "writes,reads", "kinds of load: writes, reads, which are linearizable, stale ones")
 	callers := flag.String("callers", "64,256", "numbers of concurrent callers")
 	rounds := flag.Int("rounds", 3, "rounds; medians are printed")
 	duration := flag.Duration("duration", 5*time.Second, "length of one measurement")
+	ownClient := flag.Bool("own-client", false, "load each build with its own `ostraka bench`, for changes of the client")
 	idle := flag.Duration("idle", 0, "measure what an idle cluster costs over this time, instead of load")
 	kills := flag.Int("kills", 0, "measure how long shards take no writes after this many kills of a node, instead of load")
 	profiles := flag.String("profile", "", "a folder for profiles of each node's processor time; taking them costs some")
 	flag.Parse()
-	opts := options{binaries: strings.Split(*binaries, ","), shards: numbers(*shards), loads: strings.Split(*loads, ","), callers: numbers(*callers),
-		rounds: *rounds, duration: *duration, idle: *idle, kills: *kills, profiles: *profiles}
+	opts := options{binaries: strings.Split(*binaries, ","), shards: numbers(*shards), loads: strings.Split(*kinds, ","), callers: numbers(*callers),
+		rounds: *rounds, duration: *duration, ownClient: *ownClient, idle: *idle, kills: *kills, profiles: *profiles}
 	for _, l := range opts.loads {
-		if _, ok := writeShares[l]; !ok {
-			log.Fatalf("-loads %s: there are writes and reads", l)
+		if _, ok := loads[l]; !ok {
+			log.Fatalf("-loads %s: there are writes, reads and stale", l)
 		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -123,7 +132,8 @@ type cell struct {
 // outcome is what was measured once.
 type outcome struct {
 	bench.Result
-	cpu time.Duration // of all nodes
+	// Processor time.
+	nodes, client time.Duration
 }
 
 // sweep runs every combination once per round, a fresh cluster for each subject.
@@ -139,7 +149,7 @@ func sweep(ctx context.Context, opts options) error {
 		}
 	}
 	for _, l := range opts.loads {
-		fmt.Printf("\n%s: keys a second, p99 in ms, processor time of the nodes for each in µs; medians of %d rounds\n\n| callers |", l, opts.rounds)
+		fmt.Printf("\n%s: keys a second, p99 in ms, processor time of the nodes and of the client for each in µs; medians of %d rounds\n\n| callers |", l, opts.rounds)
 		for _, s := range opts.subjects() {
 			fmt.Printf(" %s |", opts.name(s))
 		}
@@ -148,10 +158,10 @@ func sweep(ctx context.Context, opts options) error {
 			fmt.Printf("| %d |", callers)
 			for _, s := range opts.subjects() {
 				outcomes := measured[cell{l, callers, s}]
-				fmt.Printf(" %.0f, %.1f, %.1f |",
+				fmt.Printf(" %.0f, %.1f, %.1f + %.1f |",
 					median(outcomes, func(o outcome) float64 { return o.OpsPerSecond }),
 					median(outcomes, func(o outcome) float64 { return float64(o.Latency.P99) / 1000 }),
-					median(outcomes, func(o outcome) float64 { return float64(o.cpu.Microseconds()) / float64(max(1, o.Ops)) }))
+					median(outcomes, func(o outcome) float64 { return o.each(o.nodes) }), median(outcomes, func(o outcome) float64 { return o.each(o.client) }))
 			}
 			fmt.Println()
 		}
@@ -159,20 +169,28 @@ func sweep(ctx context.Context, opts options) error {
 	return nil
 }
 
+// each is a time in µs for each key.
+func (o outcome) each(all time.Duration) float64 {
+	return float64(all.Microseconds()) / float64(max(1, o.Ops))
+}
+
 func measure(ctx context.Context, opts options, c *cluster.Cluster, s subject, into map[cell][]outcome) error {
-	cl, err := client.New(ctx, c.Endpoints())
-	if err != nil {
-		return err
+	var d driver = ownClient{binary: s.binary, endpoints: c.Endpoints()}
+	if !opts.ownClient {
+		cl, err := client.New(ctx, c.Endpoints())
+		if err != nil {
+			return err
+		}
+		defer cl.Close()
+		d = linkedClient{cl}
 	}
-	defer cl.Close()
-	target := bench.ForClient(cl, false)
 	for _, l := range opts.loads {
 		for _, callers := range opts.callers {
 			cfg := bench.DefaultConfig()
-			cfg.Clients, cfg.Writes, cfg.Keys = callers, writeShares[l], 10_000
+			cfg.Clients, cfg.Writes, cfg.Keys = callers, loads[l].writes, keys
 			// Warming up is a run of its own, so that the processor time is the measured run's.
 			cfg.Duration, cfg.WarmUp, cfg.Preload = time.Second, 0, cfg.Writes < 1
-			if _, err := bench.Run(ctx, cfg, target); err != nil {
+			if _, _, err := d.run(ctx, cfg, loads[l]); err != nil {
 				return err
 			}
 			cfg.Duration, cfg.Preload = opts.duration, false
@@ -181,7 +199,7 @@ func measure(ctx context.Context, opts options, c *cluster.Cluster, s subject, i
 			if err != nil {
 				return err
 			}
-			result, err := bench.Run(ctx, cfg, target)
+			result, clientTime, err := d.run(ctx, cfg, loads[l])
 			if err != nil {
 				return err
 			}
@@ -193,7 +211,7 @@ func measure(ctx context.Context, opts options, c *cluster.Cluster, s subject, i
 				log.Printf("%s, %d callers, %s: %d errors", l, callers, opts.name(s), result.Errors)
 			}
 			at := cell{l, callers, s}
-			into[at] = append(into[at], outcome{result, after - before})
+			into[at] = append(into[at], outcome{result, after - before, clientTime})
 		}
 	}
 	return nil
