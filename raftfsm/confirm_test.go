@@ -3,6 +3,7 @@ package raftfsm
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -180,13 +181,14 @@ func TestConfirmSharesMessages(t *testing.T) {
 	})
 }
 
-// A dead peer delays nobody: the other's answer is enough, and its questions don't pile up behind it.
+// A peer that hangs delays the reads that were first to find out, by confirmPatience. Those after them ask the other one, and
+// their questions don't pile up behind it.
 func TestConfirmWithADeadPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		dead := 0
 		c := newConfirmer("n1", time.Minute, func(ctx context.Context, node shard.NodeID, items []transport.ConfirmItem) ([]bool, error) {
-			if node == "n3" {
+			if node == "n2" {
 				mu.Lock()
 				dead++
 				mu.Unlock()
@@ -202,16 +204,79 @@ func TestConfirmWithADeadPeer(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if took := time.Since(began); took != 0 {
-			t.Errorf("100 reads took %s of virtual time", took)
+		if took := time.Since(began); took != confirmPatience {
+			t.Errorf("100 reads took %s of virtual time, want %s", took, confirmPatience)
 		}
 		synctest.Wait()
 		mu.Lock()
 		defer mu.Unlock()
-		if dead > confirmWorkers {
-			t.Errorf("the dead peer was asked %d times at once", dead)
+		if dead != 1 {
+			t.Errorf("the dead peer was asked %d times", dead)
 		}
 	})
+}
+
+// No more peers are asked than a majority takes, unless one of them is of no help.
+func TestConfirmAsksAMajority(t *testing.T) {
+	fiveVoters := []voter{{"n1", 11}, {"n2", 12}, {"n3", 13}, {"n4", 14}, {"n5", 15}}
+	refuses := func(asked) []bool { return nil }
+	denies := func(m asked) []bool { return make([]bool, len(m.items)) }
+	for name, tc := range map[string]struct {
+		self   shard.NodeID
+		voters []voter
+		// answers of the nodes that are to be asked, in their order; those of others are not waited for.
+		order  []shard.NodeID
+		answer map[shard.NodeID]func(asked) []bool
+	}{
+		"one of two":                        {"n1", threeVoters, []shard.NodeID{"n2"}, nil},
+		"another leader asks another":       {"n2", threeVoters, []shard.NodeID{"n3"}, nil},
+		"two of four":                       {"n4", fiveVoters, []shard.NodeID{"n5", "n1"}, nil},
+		"one that can't be reached":         {"n1", threeVoters, []shard.NodeID{"n2", "n3"}, map[shard.NodeID]func(asked) []bool{"n2": refuses}},
+		"one that is in another term":       {"n1", threeVoters, []shard.NodeID{"n2", "n3"}, map[shard.NodeID]func(asked) []bool{"n2": denies}},
+		"two of five that are of no help":   {"n1", fiveVoters, []shard.NodeID{"n2", "n3", "n4", "n5"}, map[shard.NodeID]func(asked) []bool{"n2": refuses, "n3": denies}},
+		"a leader that is no voter itself":  {"n9", threeVoters, []shard.NodeID{"n1", "n2"}, nil},
+		"one that was silent is asked last": {"n3", threeVoters, []shard.NodeID{"n2"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				peers := &scriptedPeers{messages: make(chan asked)}
+				c := newConfirmer(tc.self, time.Second, peers.ask)
+				defer c.close()
+				if name == "one that was silent is asked last" {
+					c.mu.Lock()
+					c.peer("n1").failed = time.Now()
+					c.mu.Unlock()
+				}
+				began := time.Now()
+				got := confirmAsync(c, 1, tc.voters, leads(5, 77, tc.voters))
+				var order []shard.NodeID
+				for range tc.order {
+					m := <-peers.messages
+					order = append(order, m.node)
+					answer := tc.answer[m.node]
+					if answer == nil {
+						answer = yes
+					}
+					m.answer <- answer(m)
+				}
+				if r := <-got; r.err != nil || r.commit != 77 {
+					t.Errorf("got %+v", r)
+				}
+				slices.Sort(order) // those of one moment come in any order
+				if want := slices.Sorted(slices.Values(tc.order)); !slices.Equal(order, want) {
+					t.Errorf("asked %v, want %v", order, want)
+				}
+				if took := time.Since(began); took != 0 {
+					t.Errorf("it took %s", took)
+				}
+				select {
+				case m := <-peers.messages:
+					t.Errorf("%s was asked too", m.node)
+				case <-time.After(10 * confirmPatience):
+				}
+			})
+		})
+	}
 }
 
 func TestConfirmFailsWhenLeadershipIsGone(t *testing.T) {
