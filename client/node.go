@@ -117,6 +117,8 @@ func newPool(cfg *config) *pool {
 		grpc.WithDisableRetry(), // gRPC's own transparent retries stay: they resend only what nobody saw
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(messageBytesMax), grpc.MaxCallSendMsgSize(messageBytesMax)),
+		grpc.WithStaticStreamWindowSize(ostrakapb.StreamWindowBytes),
+		grpc.WithStaticConnWindowSize(ostrakapb.ConnWindowBytes),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: redialMax},

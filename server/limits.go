@@ -165,6 +165,8 @@ func serverOptions(node nodeView, m *metrics, logger *slog.Logger) []grpc.Server
 		grpc.MaxRecvMsgSize(messageMax),
 		grpc.MaxSendMsgSize(messageMax),
 		grpc.MaxHeaderListSize(headerBytesMax),
+		grpc.StaticStreamWindowSize(ostrakapb.StreamWindowBytes),
+		grpc.StaticConnWindowSize(ostrakapb.ConnWindowBytes),
 		grpc.MaxConcurrentStreams(uint32(l.StreamsPerConnectionMax)),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMin, PermitWithoutStream: true}),

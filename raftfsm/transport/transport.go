@@ -204,6 +204,8 @@ func (t *Transport) connect(dial func(context.Context) (net.Conn, error)) (*grpc
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: t.redial(), MinConnectTimeout: t.cfg.DialTimeout}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MessageBytesMax), grpc.MaxCallSendMsgSize(MessageBytesMax)),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithStaticStreamWindowSize(ostrakapb.StreamWindowBytes),
+		grpc.WithStaticConnWindowSize(ostrakapb.ConnWindowBytes),
 		grpc.WithIdleTimeout(0),
 	)
 }
