@@ -94,6 +94,9 @@ func (c *Client) Close() error {
 // Map returns the map by which the client routes at the moment. It is immutable.
 func (c *Client) Map() *shard.Map { return c.routes.Load().m }
 
+// ShardOf returns the shard that holds a key by the map known here.
+func (c *Client) ShardOf(key []byte) shard.ID { return c.Map().ShardOf(shard.SlotOf(key)) }
+
 // ClusterID returns the identity that the cluster was given at its bootstrap.
 func (c *Client) ClusterID() string { return *c.clusterID.Load() }
 

@@ -11,7 +11,6 @@ import (
 
 	"github.com/ostraka-db/ostraka/bench/cluster"
 	"github.com/ostraka-db/ostraka/client"
-	"github.com/ostraka-db/ostraka/shard"
 )
 
 // writeEvery is how often a shard without a leader is tried, and attemptMax the longest single try.
@@ -76,7 +75,7 @@ func killAndWait(ctx context.Context, c *cluster.Cluster, victim *cluster.Proces
 	var keys [][]byte
 	for _, sh := range status.Shards {
 		if sh.Leader == victim.ID {
-			keys = append(keys, keyOf(cl.Map(), sh.ID))
+			keys = append(keys, keyOf(cl, sh))
 		}
 	}
 	for _, key := range keys { // so that the connections stand
@@ -109,10 +108,10 @@ func killAndWait(ctx context.Context, c *cluster.Cluster, victim *cluster.Proces
 }
 
 // keyOf finds a key of a shard.
-func keyOf(m *shard.Map, id shard.ID) []byte {
+func keyOf(cl *client.Client, sh client.ShardStatus) []byte {
 	for i := 0; ; i++ {
 		key := []byte(fmt.Sprint("failover", i))
-		if m.ShardOf(shard.SlotOf(key)) == id {
+		if cl.ShardOf(key) == sh.ID {
 			return key
 		}
 	}
