@@ -33,6 +33,13 @@ var (
 	ErrBadSnapshot = errors.New("snapshot does not decode")
 	// ErrBadMeta: a change to the cluster's state contradicts that state.
 	ErrBadMeta = errors.New("change to the cluster's state refused")
+	// ErrStaleReplica: a change names a replica, or a start of a node, that the cluster has gone on from.
+	ErrStaleReplica = errors.New("no longer part of the cluster")
+	// ErrLastVoter: there is nobody whom the replica could be replaced from. Only `ostraka recover` helps, on a node that
+	// still has the data.
+	ErrLastVoter = errors.New("a group's only voter can't be replaced")
+	// ErrNotSpared: without the replica its group would have no majority that is up to date.
+	ErrNotSpared = errors.New("the group can't do without the replica")
 )
 
 // NotLeaderError is ErrNotLeader together with what this replica believes.

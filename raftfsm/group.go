@@ -274,6 +274,10 @@ type Status struct {
 	Last     uint64 // of the log
 	Snapshot uint64 // index of the newest; 0: none
 	Voter    bool
+	// Joining: it was started empty, and has not settled: see Host.StartJoiner.
+	Joining bool
+	// Lost: it lost data that it may have vouched for, and doesn't run. Set by whoever keeps account of that.
+	Lost     bool
 	Restarts uint32
 	// What the store holds; zero for the meta group.
 	Keys, Bytes, Expiring uint64
@@ -294,7 +298,7 @@ func (g *Group) Status() Status {
 }
 
 func (r *replica) status() Status {
-	s := Status{Shard: r.group, Replica: r.id, Role: "shutdown", Restarts: r.restarts.Load()}
+	s := Status{Shard: r.group, Replica: r.id, Role: "shutdown", Joining: r.joining.Load(), Restarts: r.restarts.Load()}
 	l := r.current.Load()
 	if l == nil {
 		return s

@@ -61,26 +61,118 @@ func (h *Host) Bootstrap(group shard.ID, id shard.ReplicaID, members []Member) e
 // StartMeta starts this node's replica of the meta group. seed is what the first leader logs if the group
 // has no state yet.
 func (h *Host) StartMeta(id shard.ReplicaID, seed *ClusterState) (*Meta, error) {
-	m := newMeta(h, id, seed)
-	if err := m.replica.start(); err != nil {
+	return h.startMeta(newMeta(h, id, seed))
+}
+
+// StartMetaJoiner is StartJoiner for the meta group.
+func (h *Host) StartMetaJoiner(id shard.ReplicaID, settled func() error) (*Meta, error) {
+	m := newMeta(h, id, nil)
+	m.replica.join(settled)
+	return h.startMeta(m)
+}
+
+func (h *Host) startMeta(m *Meta) (*Meta, error) {
+	err := h.start(&m.replica, func() { h.meta = m })
+	if err != nil {
 		return nil, err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.meta = m
 	return m, nil
 }
 
 // StartGroup starts this node's replica of one shard.
-func (h *Host) StartGroup(spec GroupSpec) (*Group, error) {
+func (h *Host) StartGroup(spec GroupSpec) (*Group, error) { return h.startGroup(newGroup(h, spec)) }
+
+// StartJoiner starts this node's replica of one shard under an id that has never been used, without data: it gets them from
+// the shard's leader, once that has taken it in as a member without a vote.
+//
+// A replica without data that is started in any other way is taken for one that lost them. So that its id is a fresh one
+// must be remembered by the caller, durably, until settled is called, and not a moment longer: settled must make durable
+// that the replica is an ordinary one. That is called, on a goroutine of the scheduler's, once the replica durably has its
+// first configuration, and a replica gets a vote only after that. An error is logged, and settled called again.
+func (h *Host) StartJoiner(spec GroupSpec, settled func() error) (*Group, error) {
 	g := newGroup(h, spec)
-	if err := g.replica.start(); err != nil {
+	g.replica.join(settled)
+	return h.startGroup(g)
+}
+
+func (h *Host) startGroup(g *Group) (*Group, error) {
+	err := h.start(&g.replica, func() { h.groups[g.spec.Shard] = g })
+	if err != nil {
 		return nil, err
 	}
+	return g, nil
+}
+
+// start starts a replica and publishes it, unless the host is closed.
+func (h *Host) start(r *replica, publish func()) error {
+	if err := r.start(); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	closed := h.closed
+	if !closed {
+		publish()
+	}
+	h.mu.Unlock()
+	if closed {
+		return errors.Join(ErrStopped, r.stop())
+	}
+	return nil
+}
+
+// Drop stops this node's replica of a group, if there is one, and forgets it; its data stay. After that another may be
+// started.
+func (h *Host) Drop(group shard.ID) error {
+	r := h.replica(group)
+	if r == nil {
+		return nil
+	}
+	err := r.stop()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.groups[spec.Shard] = g
-	return g, nil
+	if group == shard.MetaGroup {
+		h.meta = nil
+	} else {
+		delete(h.groups, group)
+	}
+	return err
+}
+
+// Damaged are the groups whose replicas here met damage in their logs while they ran, with what they met. They must be
+// dropped, and replaced: what they hold can't be served to others.
+func (h *Host) Damaged() map[shard.ID]error {
+	damaged := make(map[shard.ID]error)
+	for _, r := range h.replicas() {
+		if l := r.current.Load(); l != nil {
+			if err := l.stores.Log.Damage(); err != nil {
+				damaged[r.group] = err
+			}
+		}
+	}
+	return damaged
+}
+
+// Meta returns this node's replica of the meta group; nil: none runs.
+func (h *Host) Meta() *Meta {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.meta
+}
+
+// replica returns this node's replica of a group, or nil.
+func (h *Host) replica(group shard.ID) *replica {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if group == shard.MetaGroup {
+		if h.meta == nil {
+			return nil
+		}
+		return &h.meta.replica
+	}
+	if g := h.groups[group]; g != nil {
+		return &g.replica
+	}
+	return nil
 }
 
 // Group returns this node's replica of a shard.

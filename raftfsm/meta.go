@@ -82,15 +82,64 @@ func (m *Meta) SetNode(ctx context.Context, node shard.NodeID, address string, i
 			return state.Map.Epoch(), nil
 		}
 	}
-	err := m.change(ctx, l, &metaEntry{Kind: metaSetNode, Node: node, Address: address, Incarnation: incarnation})
+	state, err := m.commit(ctx, l, &metaEntry{Kind: metaSetNode, Node: node, Address: address, Incarnation: incarnation})
 	if err != nil {
 		return 0, err
 	}
-	state := m.State()
-	if state == nil {
-		return 0, ErrStopped
-	}
 	return state.Map.Epoch(), nil
+}
+
+// Replace gives the place of a replica to a fresh one on the same node, which doesn't vote yet, and returns the state that
+// says so. Whoever runs the old one must wipe it: see StartJoiner. Whether its group can do without it is the caller's to
+// find out. Leader only. Errors: ErrStaleReplica, ErrLastVoter, and those of writes.
+func (m *Meta) Replace(ctx context.Context, group shard.ID, old shard.ReplicaID) (*ClusterState, error) {
+	return m.lead(ctx, &metaEntry{Kind: metaReplace, Group: group, Replica: old})
+}
+
+// Promoted records that a replica has a vote. It may be repeated. Leader only; errors as those of Replace.
+func (m *Meta) Promoted(ctx context.Context, group shard.ID, id shard.ReplicaID) error {
+	_, err := m.lead(ctx, &metaEntry{Kind: metaPromoted, Group: group, Replica: id})
+	return err
+}
+
+// Rejoin gives fresh ids to all replicas of a node that has lost its data, begins the node's next life at the address, and
+// returns the state that says so. incarnation is the one in which the node is known: if it is in another by then, nothing
+// is done. Leader only; errors as those of Replace.
+func (m *Meta) Rejoin(ctx context.Context, node shard.NodeID, address string, incarnation uint64) (*ClusterState, error) {
+	return m.lead(ctx, &metaEntry{Kind: metaRejoin, Node: node, Address: address, Incarnation: incarnation})
+}
+
+// lead replicates a change if this replica leads.
+func (m *Meta) lead(ctx context.Context, ent *metaEntry) (*ClusterState, error) {
+	l := m.replica.current.Load()
+	if l == nil {
+		return nil, ErrStopped
+	}
+	if _, err := l.leading(); err != nil {
+		return nil, err
+	}
+	return m.commit(ctx, l, ent)
+}
+
+// IsLeader reports whether this replica leads the meta group and is ready.
+func (m *Meta) IsLeader() bool {
+	l := m.replica.current.Load()
+	if l == nil {
+		return false
+	}
+	_, err := l.leading()
+	return err == nil
+}
+
+// commit replicates a change and returns the state after it, or a later one.
+func (m *Meta) commit(ctx context.Context, l *life, ent *metaEntry) (*ClusterState, error) {
+	if err := m.change(ctx, l, ent); err != nil {
+		return nil, err
+	}
+	if state := m.State(); state != nil {
+		return state, nil
+	}
+	return nil, ErrStopped
 }
 
 // change replicates one change of the cluster's state.

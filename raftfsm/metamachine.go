@@ -35,18 +35,34 @@ const metaFormat = 1
 type metaKind uint8
 
 const (
-	metaInit    metaKind = 1
-	metaSetNode metaKind = 2
+	metaInit     metaKind = 1
+	metaSetNode  metaKind = 2
+	metaReplace  metaKind = 3
+	metaPromoted metaKind = 4
+	metaRejoin   metaKind = 5
 )
 
+// changes are the kinds of entries that make the next state of the one before. All were there before the first release:
+// none needs a higher format level than 1. A build that doesn't know a kind stops at it.
+var changes = map[metaKind]func(*ClusterState, *metaEntry) (*ClusterState, error){
+	metaSetNode:  (*ClusterState).withNode,
+	metaReplace:  (*ClusterState).withReplaced,
+	metaPromoted: (*ClusterState).withPromoted,
+	metaRejoin:   (*ClusterState).withRejoined,
+}
+
 type metaEntry struct {
-	Format      uint8         `msgpack:"f"`
-	Kind        metaKind      `msgpack:"k"`
-	Node        shard.NodeID  `msgpack:"n,omitempty"`
-	Address     string        `msgpack:"a,omitempty"`
-	Incarnation uint64        `msgpack:"i,omitempty"`
-	Record      *stateRecord  `msgpack:"s,omitempty"`
-	State       *ClusterState `msgpack:"-"`
+	Format  uint8        `msgpack:"f"`
+	Kind    metaKind     `msgpack:"k"`
+	Node    shard.NodeID `msgpack:"n,omitempty"`
+	Address string       `msgpack:"a,omitempty"`
+	// Incarnation is a node's: with metaSetNode the one in which it has the address, with metaRejoin the one it is known in.
+	Incarnation uint64 `msgpack:"i,omitempty"`
+	// Group and Replica name the replica that is replaced, or was promoted.
+	Group   shard.ID        `msgpack:"g,omitempty"`
+	Replica shard.ReplicaID `msgpack:"r,omitempty"`
+	Record  *stateRecord    `msgpack:"s,omitempty"`
+	State   *ClusterState   `msgpack:"-"`
 }
 
 // stateRecord is ClusterState as stored.
@@ -123,23 +139,24 @@ func (m *metaMachine) apply(_ uint64, data []byte) (any, error) {
 		return nil, err
 	}
 	current := m.state.Load()
+	change := changes[ent.Kind]
 	switch {
 	case ent.Kind == metaInit && ent.State != nil:
 		if current == nil { // two leaders may both log the same first state
 			m.set(ent.State)
 		}
-	case ent.Kind == metaSetNode && current != nil:
-		next, err := current.withNode(ent)
+	case change == nil:
+		return nil, fmt.Errorf("%w: meta kind %d", ErrUnknownEntry, ent.Kind)
+	case current == nil:
+		return fmt.Errorf("%w: there is no state yet", ErrBadMeta), nil
+	default:
+		next, err := change(current, ent)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrBadMeta, err), nil
 		}
 		if next != current {
 			m.set(next)
 		}
-	case ent.Kind == metaSetNode:
-		return fmt.Errorf("%w: there is no state yet", ErrBadMeta), nil
-	default:
-		return nil, fmt.Errorf("%w: meta kind %d", ErrUnknownEntry, ent.Kind)
 	}
 	return nil, nil
 }

@@ -36,6 +36,11 @@ type replica struct {
 	stamp func(machine) store.Time
 	ready func(ctx context.Context, l *life) error
 
+	// joining: it was started without data, and may be again, for it has vouched for nothing that counts. settled makes
+	// durable that this is over; see Host.StartJoiner.
+	joining atomic.Bool
+	settled func() error
+
 	// mu serialises begin, end and restart.
 	mu      sync.Mutex
 	current atomic.Pointer[life]
@@ -65,6 +70,7 @@ type life struct {
 	// host's clock; 0: they are taken.
 	refusing atomic.Int64
 	voters   atomic.Pointer[voterList]
+	agreed   agreement
 }
 
 // leadTerm is one term of leadership, ready to serve.
@@ -133,6 +139,12 @@ func (r *replica) bootstrap(members []Member) error {
 	return stores.Log.StoreLog(&raft.Log{Index: 1, Term: firstTerm, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(c)})
 }
 
+// join makes it one that may start without data; before start.
+func (r *replica) join(settled func() error) {
+	r.settled = settled
+	r.joining.Store(true)
+}
+
 // start begins the first life.
 func (r *replica) start() error {
 	r.mu.Lock()
@@ -158,8 +170,10 @@ func (r *replica) run(stores *storage.Replica) (*life, error) {
 	if err := stores.Reconcile(); err != nil {
 		return nil, err
 	}
-	if err := refuseEmpty(stores); err != nil {
-		return nil, err
+	if !r.joining.Load() {
+		if err := refuseEmpty(stores); err != nil {
+			return nil, err
+		}
 	}
 	facade, err := r.host.cfg.Transport.Open(r.group, r.id, stores.Log)
 	if err != nil {
@@ -181,8 +195,9 @@ func (r *replica) run(stores *storage.Replica) (*life, error) {
 	return l, nil
 }
 
-// refuseEmpty refuses a replica that holds nothing. Every replica is born with its group's first configuration, so one
-// without it has lost its data, and with that what it vouched for; raft would let it vote, and grant every vote.
+// refuseEmpty refuses a replica that holds nothing. Every replica is born with its group's first configuration, or settled
+// only once it had one, so one without it has lost its data, and with that what it vouched for; raft would let it vote, and
+// grant every vote.
 func refuseEmpty(stores *storage.Replica) error {
 	last, err := stores.Log.LastIndex()
 	if err != nil {
@@ -213,6 +228,32 @@ type refused struct{ err error }
 func (r refused) Error() error  { return r.err }
 func (r refused) Response() any { return nil }
 func (r refused) Index() uint64 { return 0 }
+
+// settle ends the joining of a replica that has its group's configuration: what it applied is committed, and the first that
+// a group commits is a configuration. It must be durable here before that may be said: a crash could otherwise leave it
+// empty and settled, which is how lost data looks.
+func (l *life) settle() error {
+	r := l.replica
+	if !r.joining.Load() || l.fsm.applied.load() == 0 {
+		return nil
+	}
+	durable := make(chan error, 1)
+	if !l.stores.Log.Notify(l.stores.Log.Appended(), func(err error) { durable <- err }) {
+		select {
+		case err := <-durable:
+			if err != nil {
+				return err
+			}
+		case <-l.ctx.Done():
+			return nil
+		}
+	}
+	if err := r.settled(); err != nil {
+		return err
+	}
+	r.joining.Store(false)
+	return nil
+}
 
 // halted is called by a machine that met what it can't apply.
 func (r *replica) halted(err error) {
@@ -422,8 +463,8 @@ func (l *life) waitApplied(ctx context.Context, index uint64) error {
 // errNotCaughtUp: a transfer's target has not lately acknowledged what the leader has.
 var errNotCaughtUp = fmt.Errorf("%w: the voter that should take over has not caught up", ErrNotReady)
 
-// transferLagMax is how many entries a transfer's target may lack: raft sends them first, while writes wait.
-const transferLagMax = 1024
+// lagMax is how many entries a voter may lack to take over, or a replica to become one: writes wait until it has them.
+const lagMax = 1024
 
 // transferLeadership moves leadership to a voter. raft would accept any server, and hangs for ever on one whose
 // replicator is busy (raft#696), so both is checked here: it votes, and has just acknowledged an append that leaves
@@ -433,13 +474,10 @@ func (l *life) transferLeadership(to voter) error {
 	if !slices.Contains(l.currentVoters(), to) {
 		return fmt.Errorf("%w: replica %d on %s is not a voter of shard %d", ErrNotLeader, to.replica, to.node, l.replica.group)
 	}
-	address := transport.Address(to.node, to.replica)
-	timing := l.replica.host.cfg.Timing
-	known := l.facade.Progress(address)
-	fresh := time.Since(known.At) < timing.Election+2*timing.Commit
-	if !fresh || known.Term != l.raft.CurrentTerm() || known.Index+transferLagMax < l.raft.LastIndex() {
+	if !l.keepsUp(to) {
 		return errNotCaughtUp
 	}
+	address := transport.Address(to.node, to.replica)
 	defer l.proposer.pause()()
 	if l.ctx.Err() != nil {
 		return ErrStopped
@@ -454,7 +492,7 @@ func (l *life) transferLeadership(to voter) error {
 		return err
 	case <-l.ctx.Done():
 		return ErrStopped
-	case <-time.After(3 * timing.Election): // raft gives up after one
+	case <-time.After(3 * l.replica.host.cfg.Timing.Election): // raft gives up after one
 		return fmt.Errorf("%w: raft does not answer a transfer", ErrNotReady)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ import (
 //	expiry     shards led here that hold expired keys: small logged slices
 //	watchdog   groups stuck in one of raft's known ways are restarted inside the process
 //	balance    leaderships held against the map's preference are moved back, one at a time
+//	members    groups led here are brought in line with who the cluster's state says belongs to them (membership.go)
 type scheduler struct {
 	host   *Host
 	ctx    context.Context
@@ -29,6 +31,8 @@ type scheduler struct {
 	balancing atomic.Bool
 	// preferred returns each shard's preferred leader as the map in force says.
 	preferred atomic.Pointer[func() *shard.Map]
+	// cluster is what the members job goes by.
+	cluster atomic.Pointer[Cluster]
 	// snapshotAt is each replica's count of appended bytes at its last snapshot. The snapshot job's goroutine
 	// only.
 	snapshotAt map[*replica]uint64
@@ -46,6 +50,7 @@ func newScheduler(h *Host) *scheduler {
 	s.every(h.cfg.Reaping.Every, s.reap)
 	s.every(election, s.watch)
 	s.every(2*election, s.balance)
+	s.every(election/4, s.reconcile)
 	return s
 }
 
@@ -76,7 +81,13 @@ func (s *scheduler) stopBalancing() { s.balancing.Store(false) }
 func (s *scheduler) snapshots() {
 	places := make(chan struct{}, s.host.cfg.Snapshots.Parallel)
 	var running sync.WaitGroup
-	for _, r := range s.host.replicas() {
+	all := s.host.replicas()
+	for r := range s.snapshotAt {
+		if !slices.Contains(all, r) {
+			delete(s.snapshotAt, r)
+		}
+	}
+	for _, r := range all {
 		l := r.current.Load()
 		if l == nil || s.ctx.Err() != nil {
 			continue

@@ -49,7 +49,8 @@ type Log struct {
 	voters voters
 
 	appended atomic.Uint64
-	damaged  atomic.Bool
+	// damage is the first that was read; nil: none.
+	damage atomic.Pointer[error]
 }
 
 var (
@@ -126,10 +127,18 @@ func (l *Log) GetLog(index uint64, entry *raft.Log) error {
 // read asks the store, and reports a log that turns out to be damaged.
 func (l *Log) read(index uint64, entry *raft.Log) error {
 	err := l.entries.GetLog(index, entry)
-	if errors.Is(err, ErrLogDamaged) && l.damaged.CompareAndSwap(false, true) {
+	if errors.Is(err, ErrLogDamaged) && l.damage.CompareAndSwap(nil, &err) {
 		l.node.cfg.Logger.Error("a replica's log is damaged", "replica", l.who.String(), "error", err)
 	}
 	return err
+}
+
+// Damage is the damage that was met when an entry was read, an error that wraps ErrLogDamaged; nil: none was.
+func (l *Log) Damage() error {
+	if err := l.damage.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // StoreLog implements raft.LogStore.
