@@ -103,6 +103,47 @@ func (a *Admin) Bootstrap(ctx context.Context, spec BootstrapSpec) (BootstrapRes
 	}
 }
 
+// ReplacedReplica is a replica whose place on its node was given to a fresh one.
+type ReplacedReplica struct {
+	// Shard is 0 for the replica of the cluster's own state.
+	Shard shard.ID        `json:"shard"`
+	Old   shard.ReplicaID `json:"old"`
+	Fresh shard.ReplicaID `json:"fresh"`
+}
+
+// Replace gives the place of replicas on a node to fresh ones on the same node: their data are wiped and come again from
+// the others. With shards it is about the replicas of those alone, else about all of the node's. It returns once that is
+// decided; Status tells how far it has come.
+//
+// Errors: ErrInvalid for a node or shard that isn't there, ErrUnavailable, ErrNoEndpoint. ErrUnavailable also where a group
+// can't do without its replica, and then nothing was done.
+func (a *Admin) Replace(ctx context.Context, id string, shards ...uint32) ([]ReplacedReplica, error) {
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	requests := []*ostrakapb.ReplaceRequest{{Node: id}}
+	if len(shards) > 0 {
+		requests = nil
+		for _, one := range shards {
+			requests = append(requests, &ostrakapb.ReplaceRequest{Node: id, Shard: &one})
+		}
+	}
+	var replaced []ReplacedReplica
+	for _, req := range requests {
+		var resp *ostrakapb.ReplaceResponse
+		err := a.any(ctx, func(ctx context.Context, n *node) (err error) {
+			resp, err = n.admin.Replace(ctx, req)
+			return err
+		})
+		if err != nil {
+			return replaced, fmt.Errorf("replace: %w", err)
+		}
+		for _, r := range resp.GetReplaced() {
+			replaced = append(replaced, ReplacedReplica{shard.ID(r.GetShard()), shard.ReplicaID(r.GetOld()), shard.ReplicaID(r.GetFresh())})
+		}
+	}
+	return replaced, nil
+}
+
 // Status tells the state of the cluster, or of a blank node. Errors: ErrNoEndpoint, ErrUnavailable.
 func (a *Admin) Status(ctx context.Context) (*Status, error) {
 	ctx, cancel := a.bounded(ctx)
@@ -202,7 +243,8 @@ type Status struct {
 type NodeStatus struct {
 	ID      string `json:"id"`
 	Address string `json:"address"`
-	// State: "up", "unreachable", "draining", "blank".
+	// State: "up", "unreachable", "draining", "blank", "adopting", or "superseded": the cluster has taken the node back without
+	// its data since, so that what this one holds counts no more.
 	State       string `json:"state"`
 	Zone        string `json:"zone,omitempty"`
 	Build       string `json:"build,omitempty"`
@@ -210,6 +252,8 @@ type NodeStatus struct {
 	FormatLevel uint32 `json:"format_level"`
 	// Sync: "always", or "interval": then a power cut can lose what was acknowledged last.
 	Sync string `json:"sync,omitempty"`
+	// MetaReplica is the state of the node's replica of the cluster's own state, as ReplicaStatus.State.
+	MetaReplica string `json:"meta_replica,omitempty"`
 }
 
 // ShardStatus is one shard's state; Leader, Term, Keys and Bytes are its leader's account.
@@ -231,7 +275,10 @@ type ReplicaStatus struct {
 	ID   shard.ReplicaID `json:"id"`
 	Node string          `json:"node"`
 	// Role: "leader", "follower", "candidate", "shutdown"; empty: its node was not reached.
-	Role          string `json:"role"`
+	Role string `json:"role"`
+	// State: "ok"; "catching up": it has no vote yet; "damaged": it lost data and is to be replaced; empty: its node was not
+	// reached.
+	State         string `json:"state,omitempty"`
 	Voter         bool   `json:"voter"`
 	Term          uint64 `json:"term"`
 	CommitIndex   uint64 `json:"commit_index"`
@@ -262,6 +309,7 @@ func statusFromProto(p *ostrakapb.StatusResponse) *Status {
 			Incarnation: n.GetIncarnation(),
 			FormatLevel: n.GetFormatLevel(),
 			Sync:        n.GetSync(),
+			MetaReplica: n.GetMetaReplica(),
 		})
 	}
 	for _, sh := range p.GetShards() {
@@ -287,6 +335,7 @@ func shardStatusFromProto(p *ostrakapb.ShardStatus) ShardStatus {
 			ID:            shard.ReplicaID(r.GetReplica()),
 			Node:          r.GetNode(),
 			Role:          r.GetRole(),
+			State:         r.GetState(),
 			Voter:         r.GetVoter(),
 			Term:          r.GetTerm(),
 			CommitIndex:   r.GetCommitIndex(),

@@ -268,7 +268,10 @@ type NodeStatus struct {
 	Incarnation uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	FormatLevel uint32 `protobuf:"varint,7,opt,name=format_level,json=formatLevel,proto3" json:"format_level,omitempty"`
 	// "always", or "interval": then a power cut can lose what was acknowledged last
-	Sync          string `protobuf:"bytes,8,opt,name=sync,proto3" json:"sync,omitempty"`
+	Sync string `protobuf:"bytes,8,opt,name=sync,proto3" json:"sync,omitempty"`
+	// State of the node's replica of the meta group, as in ReplicaStatus; empty where the node is not a member or was not
+	// reached.
+	MetaReplica   string `protobuf:"bytes,9,opt,name=meta_replica,json=metaReplica,proto3" json:"meta_replica,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -359,6 +362,13 @@ func (x *NodeStatus) GetSync() string {
 	return ""
 }
 
+func (x *NodeStatus) GetMetaReplica() string {
+	if x != nil {
+		return x.MetaReplica
+	}
+	return ""
+}
+
 type ReplicaStatus struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Shard   uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
@@ -374,6 +384,8 @@ type ReplicaStatus struct {
 	Checksum      uint64 `protobuf:"varint,10,opt,name=checksum,proto3" json:"checksum,omitempty"`
 	Voter         bool   `protobuf:"varint,11,opt,name=voter,proto3" json:"voter,omitempty"`
 	SnapshotIndex uint64 `protobuf:"varint,12,opt,name=snapshot_index,json=snapshotIndex,proto3" json:"snapshot_index,omitempty"`
+	// "ok"; "catching up": it has no vote yet; "damaged": it lost data that it may have vouched for, and is to be replaced
+	State         string `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -490,6 +502,13 @@ func (x *ReplicaStatus) GetSnapshotIndex() uint64 {
 		return x.SnapshotIndex
 	}
 	return 0
+}
+
+func (x *ReplicaStatus) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
 }
 
 type ShardStatus struct {
@@ -1186,6 +1205,174 @@ func (x *MapResponse) GetValueBytesMax() int64 {
 	return 0
 }
 
+type ReplaceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Only the replica of this shard; absent: all of the node's, that of the meta group too.
+	Shard *uint32 `protobuf:"varint,2,opt,name=shard,proto3,oneof" json:"shard,omitempty"`
+	// Another node has passed it on to this one, as the meta group's leader.
+	Forwarded     bool `protobuf:"varint,3,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceRequest) Reset() {
+	*x = ReplaceRequest{}
+	mi := &file_ostraka_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceRequest) ProtoMessage() {}
+
+func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
+func (*ReplaceRequest) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ReplaceRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ReplaceRequest) GetShard() uint32 {
+	if x != nil && x.Shard != nil {
+		return *x.Shard
+	}
+	return 0
+}
+
+func (x *ReplaceRequest) GetForwarded() bool {
+	if x != nil {
+		return x.Forwarded
+	}
+	return false
+}
+
+type ReplacedReplica struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: the meta group.
+	Shard uint32 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// The id that is not used any more, and the one in its place.
+	Old           uint64 `protobuf:"varint,2,opt,name=old,proto3" json:"old,omitempty"`
+	Fresh         uint64 `protobuf:"varint,3,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplacedReplica) Reset() {
+	*x = ReplacedReplica{}
+	mi := &file_ostraka_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplacedReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplacedReplica) ProtoMessage() {}
+
+func (x *ReplacedReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplacedReplica.ProtoReflect.Descriptor instead.
+func (*ReplacedReplica) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ReplacedReplica) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ReplacedReplica) GetOld() uint64 {
+	if x != nil {
+		return x.Old
+	}
+	return 0
+}
+
+func (x *ReplacedReplica) GetFresh() uint64 {
+	if x != nil {
+		return x.Fresh
+	}
+	return 0
+}
+
+type ReplaceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Replaced      []*ReplacedReplica     `protobuf:"bytes,1,rep,name=replaced,proto3" json:"replaced,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceResponse) Reset() {
+	*x = ReplaceResponse{}
+	mi := &file_ostraka_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceResponse) ProtoMessage() {}
+
+func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
+func (*ReplaceResponse) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ReplaceResponse) GetReplaced() []*ReplacedReplica {
+	if x != nil {
+		return x.Replaced
+	}
+	return nil
+}
+
 var File_ostraka_v1_admin_proto protoreflect.FileDescriptor
 
 const file_ostraka_v1_admin_proto_rawDesc = "" +
@@ -1207,7 +1394,7 @@ const file_ostraka_v1_admin_proto_rawDesc = "" +
 	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x18\n" +
 	"\aalready\x18\x04 \x01(\bR\aalready\"%\n" +
 	"\rStatusRequest\x12\x14\n" +
-	"\x05local\x18\x01 \x01(\bR\x05local\"\xcf\x01\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\"\xf2\x01\n" +
 	"\n" +
 	"NodeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -1217,7 +1404,8 @@ const file_ostraka_v1_admin_proto_rawDesc = "" +
 	"\x05build\x18\x05 \x01(\tR\x05build\x12 \n" +
 	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\x12!\n" +
 	"\fformat_level\x18\a \x01(\rR\vformatLevel\x12\x12\n" +
-	"\x04sync\x18\b \x01(\tR\x04sync\"\xc6\x02\n" +
+	"\x04sync\x18\b \x01(\tR\x04sync\x12!\n" +
+	"\fmeta_replica\x18\t \x01(\tR\vmetaReplica\"\xdc\x02\n" +
 	"\rReplicaStatus\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\x04R\areplica\x12\x12\n" +
@@ -1231,7 +1419,8 @@ const file_ostraka_v1_admin_proto_rawDesc = "" +
 	"\bchecksum\x18\n" +
 	" \x01(\x04R\bchecksum\x12\x14\n" +
 	"\x05voter\x18\v \x01(\bR\x05voter\x12%\n" +
-	"\x0esnapshot_index\x18\f \x01(\x04R\rsnapshotIndex\"\xf6\x01\n" +
+	"\x0esnapshot_index\x18\f \x01(\x04R\rsnapshotIndex\x12\x14\n" +
+	"\x05state\x18\r \x01(\tR\x05state\"\xf6\x01\n" +
 	"\vShardStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x14\n" +
 	"\x05slots\x18\x02 \x01(\rR\x05slots\x12\x16\n" +
@@ -1289,11 +1478,23 @@ const file_ostraka_v1_admin_proto_rawDesc = "" +
 	"\x03map\x18\x02 \x01(\v2\x0f.ostraka.v1.MapR\x03map\x120\n" +
 	"\aleaders\x18\x03 \x03(\v2\x16.ostraka.v1.LeaderHintR\aleaders\x12\"\n" +
 	"\rkey_bytes_max\x18\x04 \x01(\x03R\vkeyBytesMax\x12&\n" +
-	"\x0fvalue_bytes_max\x18\x05 \x01(\x03R\rvalueBytesMax2\xca\x01\n" +
+	"\x0fvalue_bytes_max\x18\x05 \x01(\x03R\rvalueBytesMax\"g\n" +
+	"\x0eReplaceRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x19\n" +
+	"\x05shard\x18\x02 \x01(\rH\x00R\x05shard\x88\x01\x01\x12\x1c\n" +
+	"\tforwarded\x18\x03 \x01(\bR\tforwardedB\b\n" +
+	"\x06_shard\"O\n" +
+	"\x0fReplacedReplica\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x10\n" +
+	"\x03old\x18\x02 \x01(\x04R\x03old\x12\x14\n" +
+	"\x05fresh\x18\x03 \x01(\x04R\x05fresh\"J\n" +
+	"\x0fReplaceResponse\x127\n" +
+	"\breplaced\x18\x01 \x03(\v2\x1b.ostraka.v1.ReplacedReplicaR\breplaced2\x8e\x02\n" +
 	"\x05Admin\x12H\n" +
 	"\tBootstrap\x12\x1c.ostraka.v1.BootstrapRequest\x1a\x1d.ostraka.v1.BootstrapResponse\x12?\n" +
 	"\x06Status\x12\x19.ostraka.v1.StatusRequest\x1a\x1a.ostraka.v1.StatusResponse\x126\n" +
-	"\x03Map\x12\x16.ostraka.v1.MapRequest\x1a\x17.ostraka.v1.MapResponseB/Z-github.com/ostraka-db/ostraka/proto;ostrakapbb\x06proto3"
+	"\x03Map\x12\x16.ostraka.v1.MapRequest\x1a\x17.ostraka.v1.MapResponse\x12B\n" +
+	"\aReplace\x12\x1a.ostraka.v1.ReplaceRequest\x1a\x1b.ostraka.v1.ReplaceResponseB/Z-github.com/ostraka-db/ostraka/proto;ostrakapbb\x06proto3"
 
 var (
 	file_ostraka_v1_admin_proto_rawDescOnce sync.Once
@@ -1307,7 +1508,7 @@ func file_ostraka_v1_admin_proto_rawDescGZIP() []byte {
 	return file_ostraka_v1_admin_proto_rawDescData
 }
 
-var file_ostraka_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_ostraka_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_ostraka_v1_admin_proto_goTypes = []any{
 	(*NodeSpec)(nil),          // 0: ostraka.v1.NodeSpec
 	(*BootstrapRequest)(nil),  // 1: ostraka.v1.BootstrapRequest
@@ -1325,6 +1526,9 @@ var file_ostraka_v1_admin_proto_goTypes = []any{
 	(*Map)(nil),               // 13: ostraka.v1.Map
 	(*LeaderHint)(nil),        // 14: ostraka.v1.LeaderHint
 	(*MapResponse)(nil),       // 15: ostraka.v1.MapResponse
+	(*ReplaceRequest)(nil),    // 16: ostraka.v1.ReplaceRequest
+	(*ReplacedReplica)(nil),   // 17: ostraka.v1.ReplacedReplica
+	(*ReplaceResponse)(nil),   // 18: ostraka.v1.ReplaceResponse
 }
 var file_ostraka_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: ostraka.v1.BootstrapRequest.nodes:type_name -> ostraka.v1.NodeSpec
@@ -1337,17 +1541,20 @@ var file_ostraka_v1_admin_proto_depIdxs = []int32{
 	11, // 7: ostraka.v1.Map.shards:type_name -> ostraka.v1.MapShard
 	13, // 8: ostraka.v1.MapResponse.map:type_name -> ostraka.v1.Map
 	14, // 9: ostraka.v1.MapResponse.leaders:type_name -> ostraka.v1.LeaderHint
-	1,  // 10: ostraka.v1.Admin.Bootstrap:input_type -> ostraka.v1.BootstrapRequest
-	3,  // 11: ostraka.v1.Admin.Status:input_type -> ostraka.v1.StatusRequest
-	8,  // 12: ostraka.v1.Admin.Map:input_type -> ostraka.v1.MapRequest
-	2,  // 13: ostraka.v1.Admin.Bootstrap:output_type -> ostraka.v1.BootstrapResponse
-	7,  // 14: ostraka.v1.Admin.Status:output_type -> ostraka.v1.StatusResponse
-	15, // 15: ostraka.v1.Admin.Map:output_type -> ostraka.v1.MapResponse
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	17, // 10: ostraka.v1.ReplaceResponse.replaced:type_name -> ostraka.v1.ReplacedReplica
+	1,  // 11: ostraka.v1.Admin.Bootstrap:input_type -> ostraka.v1.BootstrapRequest
+	3,  // 12: ostraka.v1.Admin.Status:input_type -> ostraka.v1.StatusRequest
+	8,  // 13: ostraka.v1.Admin.Map:input_type -> ostraka.v1.MapRequest
+	16, // 14: ostraka.v1.Admin.Replace:input_type -> ostraka.v1.ReplaceRequest
+	2,  // 15: ostraka.v1.Admin.Bootstrap:output_type -> ostraka.v1.BootstrapResponse
+	7,  // 16: ostraka.v1.Admin.Status:output_type -> ostraka.v1.StatusResponse
+	15, // 17: ostraka.v1.Admin.Map:output_type -> ostraka.v1.MapResponse
+	18, // 18: ostraka.v1.Admin.Replace:output_type -> ostraka.v1.ReplaceResponse
+	15, // [15:19] is the sub-list for method output_type
+	11, // [11:15] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_ostraka_v1_admin_proto_init() }
@@ -1355,13 +1562,14 @@ func file_ostraka_v1_admin_proto_init() {
 	if File_ostraka_v1_admin_proto != nil {
 		return
 	}
+	file_ostraka_v1_admin_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ostraka_v1_admin_proto_rawDesc), len(file_ostraka_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

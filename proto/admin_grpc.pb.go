@@ -22,6 +22,7 @@ const (
 	Admin_Bootstrap_FullMethodName = "/ostraka.v1.Admin/Bootstrap"
 	Admin_Status_FullMethodName    = "/ostraka.v1.Admin/Status"
 	Admin_Map_FullMethodName       = "/ostraka.v1.Admin/Map"
+	Admin_Replace_FullMethodName   = "/ostraka.v1.Admin/Replace"
 )
 
 // AdminClient is the client API for Admin service.
@@ -36,6 +37,9 @@ type AdminClient interface {
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	// Map returns the routing map; empty where the caller's epoch is the newest.
 	Map(ctx context.Context, in *MapRequest, opts ...grpc.CallOption) (*MapResponse, error)
+	// Replace gives the place of a node's replicas to fresh ones on the same node: their data are wiped, and come again
+	// from the others. Refused, with nothing done, where a group can't do without a replica.
+	Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceResponse, error)
 }
 
 type adminClient struct {
@@ -76,6 +80,16 @@ func (c *adminClient) Map(ctx context.Context, in *MapRequest, opts ...grpc.Call
 	return out, nil
 }
 
+func (c *adminClient) Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplaceResponse)
+	err := c.cc.Invoke(ctx, Admin_Replace_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -88,6 +102,9 @@ type AdminServer interface {
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	// Map returns the routing map; empty where the caller's epoch is the newest.
 	Map(context.Context, *MapRequest) (*MapResponse, error)
+	// Replace gives the place of a node's replicas to fresh ones on the same node: their data are wiped, and come again
+	// from the others. Refused, with nothing done, where a group can't do without a replica.
+	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -106,6 +123,9 @@ func (UnimplementedAdminServer) Status(context.Context, *StatusRequest) (*Status
 }
 func (UnimplementedAdminServer) Map(context.Context, *MapRequest) (*MapResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Map not implemented")
+}
+func (UnimplementedAdminServer) Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Replace not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -182,6 +202,24 @@ func _Admin_Map_Handler(srv interface{}, ctx context.Context, dec func(interface
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Replace_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplaceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Replace(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Replace_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Replace(ctx, req.(*ReplaceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -200,6 +238,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Map",
 			Handler:    _Admin_Map_Handler,
+		},
+		{
+			MethodName: "Replace",
+			Handler:    _Admin_Replace_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -148,7 +148,7 @@ func (n *testNode) open() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.transport, err = transport.New(transport.Config{Self: n.id, ClusterID: func() string { return "test" }, Incarnation: 1,
+	n.transport, err = transport.New(transport.Config{Self: n.id, ClusterID: func() string { return "test" }, Incarnation: func() uint64 { return 1 },
 		Resolve: func(id shard.NodeID) (string, bool) { return string(id), true },
 		Confirmer: func(items []transport.ConfirmItem) []bool {
 			if h := n.answering.Load(); h != nil {

@@ -27,6 +27,14 @@ const (
 	stateAdopting    = "adopting"
 	stateDraining    = "draining"
 	stateUnreachable = "unreachable"
+	stateSuperseded  = "superseded"
+)
+
+// States of a replica, as ReplicaStatus gives them.
+const (
+	replicaOK         = "ok"
+	replicaCatchingUp = "catching up"
+	replicaDamaged    = "damaged"
 )
 
 const roleLeader = "leader"
@@ -39,12 +47,18 @@ const peerStatusTimeout = time.Second
 type adminService struct {
 	ostrakapb.UnimplementedAdminServer
 	bootstrapper
+	replacer
 	node     nodeView
 	replicas replicaSet
 }
 
-func newAdminService(node nodeView, b bootstrapper) *adminService {
-	return &adminService{bootstrapper: b, node: node, replicas: hostReplicas{node}}
+func newAdminService(node nodeView, b bootstrapper, r replacer) *adminService {
+	return &adminService{bootstrapper: b, replacer: r, node: node, replicas: hostReplicas{node}}
+}
+
+// Replace implements ostrakapb.AdminServer.
+func (s *adminService) Replace(ctx context.Context, r *ostrakapb.ReplaceRequest) (*ostrakapb.ReplaceResponse, error) {
+	return s.replacer.Replace(ctx, r)
 }
 
 // Bootstrap implements ostrakapb.AdminServer.
@@ -109,6 +123,8 @@ func (s *adminService) local(m *shard.Map) *ostrakapb.StatusResponse {
 	switch {
 	case s.node.Draining():
 		node.State = stateDraining
+	case s.node.Superseded():
+		node.State = stateSuperseded
 	case answer.ClusterId == "":
 		node.State = stateBlank
 	case s.node.Adopting():
@@ -123,6 +139,10 @@ func (s *adminService) local(m *shard.Map) *ostrakapb.StatusResponse {
 	}
 	shards := describeShards(m)
 	for _, st := range s.replicas.statuses() {
+		if st.Shard == shard.MetaGroup {
+			node.MetaReplica = replicaState(st)
+			continue
+		}
 		part := shards[st.Shard]
 		if part == nil {
 			part = &ostrakapb.ShardStatus{Id: uint32(st.Shard)}
@@ -138,7 +158,17 @@ func (s *adminService) local(m *shard.Map) *ostrakapb.StatusResponse {
 func replicaStatus(node shard.NodeID, st raftfsm.Status) *ostrakapb.ReplicaStatus {
 	return &ostrakapb.ReplicaStatus{Shard: uint32(st.Shard), Replica: uint64(st.Replica), Node: string(node), Role: st.Role,
 		Term: st.Term, CommitIndex: st.Commit, AppliedIndex: st.Applied, SnapshotIndex: st.Snapshot, Voter: st.Voter,
-		Keys: st.Keys, Bytes: st.Bytes, Checksum: st.Checksum}
+		Keys: st.Keys, Bytes: st.Bytes, Checksum: st.Checksum, State: replicaState(st)}
+}
+
+func replicaState(st raftfsm.Status) string {
+	switch {
+	case st.Lost:
+		return replicaDamaged
+	case st.Joining || !st.Voter && st.Shard != shard.MetaGroup:
+		return replicaCatchingUp
+	}
+	return replicaOK
 }
 
 // describeShards returns what the map says of each shard.

@@ -66,7 +66,7 @@ func TestLocalStatus(t *testing.T) {
 		t.Errorf("status %v", got)
 	}
 	want := &ostrakapb.ShardStatus{Id: 2, Slots: 4096, Ranges: []string{"4096-8191"}, Leader: "n3", Preferred: "n2", Term: 6, Keys: 8,
-		Replicas: []*ostrakapb.ReplicaStatus{{Shard: 2, Replica: 4, Node: "n1", Role: "follower", Term: 6, Keys: 8}}}
+		Replicas: []*ostrakapb.ReplicaStatus{{Shard: 2, Replica: 4, Node: "n1", Role: "follower", Term: 6, Keys: 8, State: replicaCatchingUp}}}
 	if !proto.Equal(got.GetShards()[1], want) {
 		t.Errorf("got %v, want %v", got.GetShards()[1], want)
 	}

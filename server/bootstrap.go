@@ -63,7 +63,11 @@ func (n *Node) Bootstrap(ctx context.Context, req *ostrakapb.BootstrapRequest) (
 	if err != nil {
 		return nil, err
 	}
-	for _, start := range []bool{false, true} {
+	passes := []bool{false, true}
+	if already {
+		passes = nil // some may have been taken back since, and hold another plan
+	}
+	for _, start := range passes {
 		for _, spec := range req.GetNodes() {
 			if err := n.adoptOn(ctx, spec, plan, start); err != nil {
 				return nil, fmt.Errorf("node %s at %s did not adopt the plan; run the same command again to go on: %w",
@@ -234,14 +238,14 @@ func (n *Node) meetPlanned(plan *ostrakapb.BootstrapPlan) error {
 
 // awaitState waits until the new cluster's state is known here, which takes an election.
 func (n *Node) awaitState(ctx context.Context) error {
-	part := n.membership.Load()
+	beat := time.NewTicker(10 * time.Millisecond)
+	defer beat.Stop()
 	for {
-		changed := part.meta.Changed()
-		if part.meta.State() != nil {
+		if part := n.membership.Load(); part != nil && part.state() != nil {
 			return nil
 		}
 		select {
-		case <-changed:
+		case <-beat.C:
 		case <-ctx.Done():
 			return fmt.Errorf("the nodes have adopted the plan, but the meta group has elected no leader yet: %w", ctx.Err())
 		}

@@ -43,12 +43,19 @@ func (n *fakeNode) Map() *shard.Map          { return n.m }
 func (n *fakeNode) ClusterID() string        { return n.clusterID }
 func (n *fakeNode) Adopting() bool           { return n.adopting }
 func (n *fakeNode) Draining() bool           { return n.draining }
+func (n *fakeNode) Superseded() bool         { return false }
 func (n *fakeNode) NodeID() shard.NodeID     { return n.id }
 func (n *fakeNode) MetaLeader() shard.NodeID { return "n1" }
 func (n *fakeNode) FormatLevel() uint32      { return 1 }
 func (n *fakeNode) Incarnation() uint64      { return 7 }
 func (n *fakeNode) Limits() Limits           { return n.limits }
 func (n *fakeNode) Sync() string             { return SyncAlways }
+
+func (n *fakeNode) LostReplicas() map[shard.ID]shard.ReplicaID { return nil }
+
+func (n *fakeNode) Replace(context.Context, *ostrakapb.ReplaceRequest) (*ostrakapb.ReplaceResponse, error) {
+	return nil, raftfsm.ErrNotSpared
+}
 
 func (n *fakeNode) Address(id shard.NodeID) (string, bool) {
 	return fmt.Sprintf("%s.test:7400", id), true
@@ -275,7 +282,7 @@ func serve(t testing.TB, node *fakeNode) *fakeServer {
 		f.replicas = newFakeReplicas(node.m)
 	}
 	f.grpc = grpc.NewServer(serverOptions(node, f.metrics, slog.New(slog.NewTextHandler(io.Discard, nil)))...)
-	kv, admin := newKVService(node), newAdminService(node, node)
+	kv, admin := newKVService(node), newAdminService(node, node, node)
 	kv.replicas, admin.replicas = f.replicas, f.replicas
 	f.stopping = kv.stopping
 	ostrakapb.RegisterKVServer(f.grpc, kv)

@@ -72,5 +72,10 @@ func (g *gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 
 // fromNode reports whether only nodes call the method.
 func fromNode(fullMethod string) bool {
-	return strings.HasPrefix(fullMethod, "/"+ostrakapb.Raft_ServiceDesc.ServiceName+"/")
+	for _, service := range []string{ostrakapb.Raft_ServiceDesc.ServiceName, ostrakapb.Members_ServiceDesc.ServiceName} {
+		if strings.HasPrefix(fullMethod, "/"+service+"/") {
+			return true
+		}
+	}
+	return false
 }

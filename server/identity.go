@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -60,11 +61,21 @@ type identity struct {
 	ClusterID   string `json:"cluster_id,omitempty"`
 	// Plan is the bootstrap plan as adopted, a BootstrapPlan in protobuf's JSON form. Set unless blank.
 	Plan json.RawMessage `json:"plan,omitempty"`
+	// Replicas are the replicas that the node holds, by group, where they are not those of the plan any more.
+	Replicas map[shard.ID]heldReplica `json:"replicas,omitempty"`
 	// Book is where the cluster's nodes were last known to listen.
 	Book map[shard.NodeID]bookEntry `json:"addresses,omitempty"`
 
 	// plan is Plan, decoded; nil for a blank node. Nobody changes it.
 	plan *ostrakapb.BootstrapPlan
+}
+
+// heldReplica is a replica that belongs on this node.
+type heldReplica struct {
+	ID shard.ReplicaID `json:"id"`
+	// Joining: the replica may start without data. It is a fresh one, and nothing that it said has counted yet. Once this is
+	// gone an empty replica is one that lost its data, and never starts again: see raftfsm.Host.StartJoiner.
+	Joining bool `json:"joining,omitempty"`
 }
 
 // bookEntry is a node's address, and in which of its starts it listened there.
@@ -122,6 +133,33 @@ func (id *identity) adopt(plan *ostrakapb.BootstrapPlan) error {
 	}
 	id.Phase, id.ClusterID, id.Plan = phaseAdopting, plan.GetClusterId(), data
 	return id.decodePlan()
+}
+
+// holdings are the replicas that belong on this node, by group. m is the plan's map.
+func (id *identity) holdings(m *shard.Map) map[shard.ID]heldReplica {
+	all := make(map[shard.ID]heldReplica)
+	for _, meta := range membersOf(id.plan.GetMeta()) {
+		if meta.Node == id.Node {
+			all[shard.MetaGroup] = heldReplica{ID: meta.Replica}
+		}
+	}
+	for _, s := range m.Shards() {
+		if r, ok := m.ReplicaOn(s.ID, id.Node); ok {
+			all[s.ID] = heldReplica{ID: r.ID}
+		}
+	}
+	maps.Copy(all, id.Replicas)
+	return all
+}
+
+// hold notes that the node holds a replica. Values are never changed, so the map is a new one.
+func (id *identity) hold(group shard.ID, held heldReplica) {
+	next := maps.Clone(id.Replicas)
+	if next == nil {
+		next = make(map[shard.ID]heldReplica)
+	}
+	next[group] = held
+	id.Replicas = next
 }
 
 func (id *identity) decodePlan() error {

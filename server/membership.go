@@ -3,7 +3,9 @@ package server
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -42,7 +44,7 @@ func (n *Node) openMembership(plan *ostrakapb.BootstrapPlan) (*membership, error
 	if err != nil {
 		return nil, errors.Join(err, disks.Close())
 	}
-	return &membership{clusterID: plan.GetClusterId(), planned: m, storage: disks, host: host}, nil
+	return &membership{clusterID: plan.GetClusterId(), planned: m, storage: disks, host: host, lost: make(map[shard.ID]lostReplica)}, nil
 }
 
 // logProgress reports how far the write-ahead log has been read at the start, every few seconds: the node is not serving
@@ -85,14 +87,15 @@ func (n *Node) join(plan *ostrakapb.BootstrapPlan) error {
 	}
 	part.host.SetPreferred(n.Map)
 	n.membership.Store(part)
+	part.host.SetCluster(&clusterView{node: n, part: part})
 	n.background.Go(func() { n.followMeta(part) })
+	n.background.Go(func() { n.keepReplicas(part) })
 	return nil
 }
 
 // startReplicas starts every replica, after it has noted durably that it is about to.
 func (n *Node) startReplicas(part *membership, plan *ostrakapb.BootstrapPlan) error {
-	own, err := metaReplicaOf(plan, n.NodeID())
-	if err != nil {
+	if _, err := metaReplicaOf(plan, n.NodeID()); err != nil {
 		return err
 	}
 	if n.Adopting() {
@@ -100,27 +103,51 @@ func (n *Node) startReplicas(part *membership, plan *ostrakapb.BootstrapPlan) er
 			return err
 		}
 	}
-	seed := &raftfsm.ClusterState{ClusterID: plan.GetClusterId(), FormatLevel: plan.GetFormatLevel(), Map: part.planned,
-		Meta: membersOf(plan.GetMeta()), NextReplica: shard.ReplicaID(plan.GetNextReplicaId())}
-	if part.meta, err = part.host.StartMeta(own, seed); err != nil {
-		return err
-	}
-	for _, s := range part.planned.Shards() {
-		r, ok := part.planned.ReplicaOn(s.ID, n.NodeID())
-		if !ok {
-			continue
-		}
-		_, err := part.host.StartGroup(raftfsm.GroupSpec{Shard: s.ID, Replica: r.ID, Ranges: s.Ranges})
-		switch {
-		case raftfsm.MustBeReplaced(err):
-			// The others of its shard go on without it, and this node's other replicas with them.
-			n.cfg.Logger.Error("a replica lost data that it may have vouched for; it stays stopped and must be replaced",
-				"shard", s.ID, "replica", r.ID, "error", err)
-		case err != nil:
+	held := n.identity.Load().holdings(part.planned)
+	for _, group := range slices.Sorted(maps.Keys(held)) {
+		if err := n.startReplica(part, group, held[group]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// startReplica starts one replica. One that lost what it may have vouched for stays stopped, and is to be replaced: that is
+// no error, for the others of its group go on without it, and this node's other replicas with them.
+func (n *Node) startReplica(part *membership, group shard.ID, held heldReplica) (err error) {
+	settled := func() error {
+		return n.changeIdentity(func(id *identity) error {
+			if now, ok := id.Replicas[group]; ok && now.ID == held.ID {
+				id.hold(group, heldReplica{ID: held.ID})
+			}
+			return nil
+		})
+	}
+	switch {
+	case group == shard.MetaGroup && held.Joining:
+		_, err = part.host.StartMetaJoiner(held.ID, settled)
+	case group == shard.MetaGroup:
+		var seed *raftfsm.ClusterState
+		if seed, err = stateOf(n.identity.Load().plan); err == nil {
+			_, err = part.host.StartMeta(held.ID, seed)
+		}
+	default:
+		described, _ := part.newestMap().Shard(group)
+		spec := raftfsm.GroupSpec{Shard: group, Replica: held.ID, Ranges: described.Ranges}
+		if held.Joining {
+			_, err = part.host.StartJoiner(spec, settled)
+		} else {
+			_, err = part.host.StartGroup(spec)
+		}
+	}
+	if raftfsm.MustBeReplaced(err) {
+		n.cfg.Logger.Error("a replica lost data that it may have vouched for; it stays stopped until it is replaced",
+			"shard", group, "replica", held.ID, "error", err)
+		part.setLost(group, &lostReplica{id: held.ID, why: err})
+		return nil
+	}
+	part.setLost(group, nil)
+	return err
 }
 
 // becomeMember is the step after which this node never writes a first configuration again: a replica without its
@@ -160,24 +187,33 @@ func (n *Node) bootstrapReplicas(part *membership, plan *ostrakapb.BootstrapPlan
 
 // followMeta serves once the cluster's state is known here, and keeps the address book with it.
 func (n *Node) followMeta(part *membership) {
+	const beat = time.Second // the state may also come from other nodes, and the node's own replica of the meta group may be replaced
 	for {
-		changed := part.meta.Changed() // before State, so that no change is missed
-		if state := part.meta.State(); state != nil {
+		var changed <-chan struct{}
+		if meta := part.host.Meta(); meta != nil {
+			changed = meta.Changed() // before state, so that no change is missed
+		}
+		if state := part.state(); state != nil {
 			n.book.learnMap(state.Map)
-			if !n.draining.Load() {
+			if !n.draining.Load() && !n.superseded.Load() {
 				n.health.setServing(true)
 			}
 		}
+		wait := time.NewTimer(beat)
 		select {
 		case <-changed:
+		case <-wait.C:
 		case <-n.life.Done():
+			wait.Stop()
 			return
 		}
+		wait.Stop()
 	}
 }
 
 // discover goes on as long as the node lives: it says hello to the seeds and to every node it can't hear, and
-// tells the meta group where this node listens, until both need it no more.
+// tells the meta group where this node listens, until both need it no more. Whom it finds without data, the leader of the
+// meta group takes back.
 func (n *Node) discover() {
 	const beat = time.Second
 	for {
@@ -186,6 +222,9 @@ func (n *Node) discover() {
 			if !n.hearsAll() {
 				n.greetAll()
 			}
+			n.takeBackAll(m)
+		} else if len(n.cfg.Peers) > 0 && n.identity.Load().Phase == phaseBlank {
+			n.seekCluster()
 		}
 		wait := time.NewTimer(beat + time.Duration(rand.Int64N(int64(beat/4))))
 		select {
@@ -242,10 +281,14 @@ func (n *Node) hello(ctx context.Context, address string, target shard.NodeID) (
 	if err != nil {
 		return nil, err
 	}
-	if self := answer.GetSelf(); self.GetClusterId() == n.ClusterID() {
+	switch self := answer.GetSelf(); {
+	case self.GetClusterId() == "" && answer.GetPhase() == ostrakapb.NodePhase_NODE_PHASE_BLANK:
+		n.meetBlank(shard.NodeID(self.GetNodeId()), address)
+	case self.GetClusterId() == n.ClusterID():
 		n.book.learn(shard.NodeID(self.GetNodeId()), self.GetAddress(), self.GetIncarnation())
 		for _, other := range answer.GetNodes() {
 			n.book.learn(shard.NodeID(other.GetId()), other.GetAddress(), other.GetIncarnation())
+			n.learnOfSelf(other)
 		}
 	}
 	return answer, nil
@@ -264,7 +307,7 @@ func (n *Node) withConn(address string, use func(*grpc.ClientConn) error) error 
 
 // announce makes sure that the meta group knows where this node listens.
 func (n *Node) announce(part *membership) {
-	state := part.meta.State()
+	state := part.state()
 	if state == nil {
 		return
 	}
@@ -275,11 +318,13 @@ func (n *Node) announce(part *membership) {
 	ctx, cancel := context.WithTimeout(n.life, 2*time.Second)
 	defer cancel()
 	var err error
-	switch leader := part.meta.Leader(); leader {
+	switch leader := part.metaLeader(); leader {
 	case "":
 		return
 	case n.NodeID():
-		_, err = part.meta.SetNode(ctx, n.NodeID(), address, n.Incarnation())
+		if meta := part.host.Meta(); meta != nil {
+			_, err = meta.SetNode(ctx, n.NodeID(), address, n.Incarnation())
+		}
 	default:
 		conn, connErr := n.transport.Conn(leader)
 		if connErr != nil {

@@ -45,6 +45,10 @@ type Node struct {
 	// saving is held while the next identity is written. Readers don't wait for the disk: handshakes are among them.
 	saving   sync.Mutex
 	identity atomic.Pointer[identity]
+	// blanks are nodes of the cluster that were met without data, and where.
+	blanks blankNodes
+	// superseded: the cluster has taken this node back since, so that what this one holds is of an earlier life.
+	superseded atomic.Bool
 	// bookChanged holds a token while the address book has news that are not saved.
 	bookChanged chan struct{}
 
@@ -53,13 +57,19 @@ type Node struct {
 	background sync.WaitGroup
 }
 
-// membership is a running part of a cluster. Immutable.
+// membership is a running part of a cluster.
 type membership struct {
 	clusterID string
 	planned   *shard.Map
 	storage   *storage.Node
 	host      *raftfsm.Host
-	meta      *raftfsm.Meta
+	// told is the newest state of the cluster that other nodes told this one; nil: none did. They are asked while the node's
+	// own replica of the meta group is not there, or not up to date.
+	told atomic.Pointer[raftfsm.ClusterState]
+
+	mu sync.Mutex
+	// lost are the replicas that must not run again, with the reason.
+	lost map[shard.ID]lostReplica
 }
 
 // New checks the configuration. It opens nothing: that is Run's.
@@ -210,9 +220,10 @@ func (n *Node) newTransport() (*transport.Transport, error) {
 		Self:        n.NodeID(),
 		ClusterID:   n.ClusterID,
 		Address:     n.advertisedAddress,
-		Incarnation: n.Incarnation(),
+		Incarnation: n.Incarnation,
 		Resolve:     n.book.address,
 		Known:       n.book.isMember,
+		Outlived:    n.outlived,
 		Learned: func(hs *ostrakapb.Handshake) {
 			n.book.learn(shard.NodeID(hs.GetNodeId()), hs.GetAddress(), hs.GetIncarnation())
 		},
@@ -235,8 +246,9 @@ func (n *Node) newGRPCServer() *grpc.Server {
 	kv.panicked, kv.count = n.metrics.pipelinePanic(n.cfg.Logger), n.metrics.pipelineError
 	n.stopPipelines = sync.OnceFunc(func() { close(kv.stopping) })
 	ostrakapb.RegisterKVServer(s, kv)
-	ostrakapb.RegisterAdminServer(s, newAdminService(n, n))
+	ostrakapb.RegisterAdminServer(s, newAdminService(n, n, n))
 	ostrakapb.RegisterRaftServer(s, &raftService{Transport: n.transport, node: n})
+	ostrakapb.RegisterMembersServer(s, &membersService{node: n})
 	n.health.register(s)
 	reflection.Register(s)
 	return s
@@ -321,7 +333,8 @@ func (n *Node) closeMembership() error {
 // NodeID returns this node's id.
 func (n *Node) NodeID() shard.NodeID { return shard.NodeID(n.cfg.ID) }
 
-// Incarnation counts this node's starts, from 1. Constant while Run runs.
+// Incarnation counts this node's starts, from 1 in its first life. While Run runs it changes only when a blank node is
+// taken back into its cluster.
 func (n *Node) Incarnation() uint64 { return n.identity.Load().Incarnation }
 
 // ClusterID returns the cluster's id; empty while the node is blank.
@@ -344,7 +357,7 @@ func (n *Node) Map() *shard.Map {
 	if m == nil {
 		return nil
 	}
-	if state := m.meta.State(); state != nil {
+	if state := m.state(); state != nil {
 		return state.Map
 	}
 	return m.planned
@@ -353,7 +366,7 @@ func (n *Node) Map() *shard.Map {
 // FormatLevel returns the cluster's format level; 0 while it is not known.
 func (n *Node) FormatLevel() uint32 {
 	if m := n.membership.Load(); m != nil {
-		if state := m.meta.State(); state != nil {
+		if state := m.state(); state != nil {
 			return state.FormatLevel
 		}
 	}
@@ -363,13 +376,29 @@ func (n *Node) FormatLevel() uint32 {
 // MetaLeader returns the node believed to lead the meta group; empty where none is known.
 func (n *Node) MetaLeader() shard.NodeID {
 	if m := n.membership.Load(); m != nil {
-		return m.meta.Leader()
+		return m.metaLeader()
 	}
 	return ""
 }
 
 // Draining reports whether the node is on its way out.
 func (n *Node) Draining() bool { return n.draining.Load() }
+
+// Superseded reports whether the cluster has gone on with another life of this node.
+func (n *Node) Superseded() bool { return n.superseded.Load() }
+
+// LostReplicas are the node's replicas that must not run again, by group.
+func (n *Node) LostReplicas() map[shard.ID]shard.ReplicaID {
+	m := n.membership.Load()
+	if m == nil {
+		return nil
+	}
+	lost := make(map[shard.ID]shard.ReplicaID)
+	for group, l := range m.lostReplicas() {
+		lost[group] = l.id
+	}
+	return lost
+}
 
 // Address returns where a node listens, as far as this one knows.
 func (n *Node) Address(id shard.NodeID) (string, bool) { return n.book.address(id) }

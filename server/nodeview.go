@@ -1,7 +1,9 @@
 package server
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -23,6 +25,10 @@ type nodeView interface {
 	// Adopting: the node holds a plan, but its bootstrap was not finished, so that nothing runs here.
 	Adopting() bool
 	Draining() bool
+	// Superseded: the cluster has gone on with another life of this node.
+	Superseded() bool
+	// LostReplicas are the node's replicas that must not run again, by group.
+	LostReplicas() map[shard.ID]shard.ReplicaID
 	NodeID() shard.NodeID
 	// Address is where a node listens, as far as this one knows.
 	Address(shard.NodeID) (string, bool)
@@ -50,7 +56,7 @@ func whyNoMap(node nodeView) error {
 // replicaSet is where the services find the node's replicas.
 type replicaSet interface {
 	replica(shard.ID) (replica, bool)
-	// statuses are ordered by shard. They cost a look at the disk each.
+	// statuses are ordered by shard, the meta group's first where the node holds one. They cost a look at the disk each.
 	statuses() []raftfsm.Status
 	// leaders names, for each shard with a replica here, the node that it believes to lead, where it knows one.
 	leaders() map[shard.ID]shard.NodeID
@@ -88,13 +94,22 @@ func (h hostReplicas) statuses() []raftfsm.Status {
 	if host == nil {
 		return nil
 	}
-	groups := host.Groups()
-	all := make([]raftfsm.Status, len(groups))
-	for i, g := range groups {
-		all[i] = g.Status()
+	var all []raftfsm.Status
+	if meta := host.Meta(); meta != nil {
+		all = append(all, meta.Status())
 	}
+	for _, g := range host.Groups() {
+		all = append(all, g.Status())
+	}
+	for group, id := range h.node.LostReplicas() {
+		all = append(all, raftfsm.Status{Shard: group, Replica: id, Role: roleShutdown, Lost: true})
+	}
+	slices.SortFunc(all, func(a, b raftfsm.Status) int { return cmp.Compare(a.Shard, b.Shard) })
 	return all
 }
+
+// roleShutdown is the role of a replica that doesn't run.
+const roleShutdown = "shutdown"
 
 func (h hostReplicas) leaders() map[shard.ID]shard.NodeID {
 	known := make(map[shard.ID]shard.NodeID)

@@ -69,8 +69,8 @@ func choosePlan(req *ostrakapb.BootstrapRequest, found []*ostrakapb.HelloRespons
 		plan, err = newPlan(req)
 		return plan, false, err
 	case len(members) > 0 && len(blank) > 0:
-		return nil, false, fmt.Errorf("%w: cluster %s runs on %s, but %s is blank: its data is gone, so that its replicas must be "+
-			"replaced, which is not offered yet; they can't be bootstrapped again", ErrAlreadyMember, plan.GetClusterId(),
+		return nil, false, fmt.Errorf("%w: cluster %s runs on %s, but %s is blank: its data is gone, so that it can't be bootstrapped "+
+			"again; the others take it back by themselves once a majority of them runs", ErrAlreadyMember, plan.GetClusterId(),
 			strings.Join(members, ", "), strings.Join(blank, ", "))
 	}
 	return plan, len(members) == len(found), nil
@@ -158,6 +158,27 @@ func membersOf(replicas []*ostrakapb.MapReplica) []raftfsm.Member {
 		members[i] = raftfsm.Member{Node: shard.NodeID(r.GetNode()), Replica: shard.ReplicaID(r.GetId()), Voter: r.GetVoter()}
 	}
 	return members
+}
+
+// planOf puts the cluster's state into the form of a plan: what a node needs to be a member of it from now on. made is the
+// plan that the cluster was made by, so that a repeated bootstrap is still recognised.
+func planOf(state *raftfsm.ClusterState, made *ostrakapb.BootstrapPlan) *ostrakapb.BootstrapPlan {
+	plan := &ostrakapb.BootstrapPlan{Format: planFormat, ClusterId: state.ClusterID, Map: encodeMap(state.Map),
+		NextReplicaId: uint64(state.NextReplica), FormatLevel: state.FormatLevel, Request: made.GetRequest()}
+	for _, m := range state.Meta {
+		plan.Meta = append(plan.Meta, &ostrakapb.MapReplica{Id: uint64(m.Replica), Node: string(m.Node), Voter: m.Voter})
+	}
+	return plan
+}
+
+// stateOf is the inverse of planOf, for a plan that checkPlan has passed.
+func stateOf(plan *ostrakapb.BootstrapPlan) (*raftfsm.ClusterState, error) {
+	m, err := decodeMap(plan.GetMap())
+	if err != nil {
+		return nil, err
+	}
+	return &raftfsm.ClusterState{ClusterID: plan.GetClusterId(), FormatLevel: plan.GetFormatLevel(), Map: m,
+		Meta: membersOf(plan.GetMeta()), NextReplica: shard.ReplicaID(plan.GetNextReplicaId())}, nil
 }
 
 // metaReplicaOf returns the id of a node's replica of the meta group, which every node of a plan has.

@@ -31,7 +31,10 @@ func (s *raftService) InstallSnapshot(stream ostrakapb.Raft_InstallSnapshotServe
 
 // Hello implements ostrakapb.RaftServer. Anyone may ask; only a member of the same cluster is believed.
 func (s *raftService) Hello(_ context.Context, from *ostrakapb.Handshake) (*ostrakapb.HelloResponse, error) {
-	if from.GetClusterId() != "" && from.GetClusterId() == s.node.ClusterID() {
+	switch from.GetClusterId() {
+	case "":
+		s.node.meetBlank(shard.NodeID(from.GetNodeId()), from.GetAddress())
+	case s.node.ClusterID():
 		s.node.book.learn(shard.NodeID(from.GetNodeId()), from.GetAddress(), from.GetIncarnation())
 	}
 	return s.node.helloAnswer(), nil
@@ -68,10 +71,14 @@ func (s *raftService) Announce(ctx context.Context, from *ostrakapb.Handshake) (
 	if err := s.node.checkAnnounced(from); err != nil {
 		return nil, err
 	}
-	epoch, err := part.meta.SetNode(ctx, shard.NodeID(from.GetNodeId()), from.GetAddress(), from.GetIncarnation())
+	meta := part.host.Meta()
+	if meta == nil {
+		return &ostrakapb.AnnounceResponse{Leader: string(part.metaLeader())}, nil
+	}
+	epoch, err := meta.SetNode(ctx, shard.NodeID(from.GetNodeId()), from.GetAddress(), from.GetIncarnation())
 	switch {
 	case errors.Is(err, raftfsm.ErrNotLeader):
-		return &ostrakapb.AnnounceResponse{Leader: string(part.meta.Leader())}, nil
+		return &ostrakapb.AnnounceResponse{Leader: string(meta.Leader())}, nil
 	case err != nil:
 		return nil, err
 	}

@@ -69,6 +69,7 @@ var statusTable = []statusRow{
 	{is: store.ErrKeyEmpty, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_INVALID, outcome: notDone, field: "key"},
 	{is: store.ErrTTLInvalid, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_INVALID, outcome: notDone, field: "ttl_ms"},
 	{is: store.ErrOpInvalid, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_INVALID, outcome: notDone},
+	{is: raftfsm.ErrNotSpared, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_UNSPECIFIED, outcome: notDone, retryAfter: time.Second},
 	{is: raftfsm.ErrBadMeta, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_INVALID, outcome: notDone},
 	{is: errUnsupported, code: codes.Unimplemented, reason: ostrakapb.Reason_REASON_UNSUPPORTED, outcome: notDone},
 	{is: store.ErrOpUnknown, code: codes.Unimplemented, reason: ostrakapb.Reason_REASON_UNSUPPORTED, outcome: notDone},
@@ -84,6 +85,7 @@ var statusTable = []statusRow{
 	{is: transport.ErrFormat, code: codes.Unimplemented, reason: ostrakapb.Reason_REASON_UNSUPPORTED, outcome: notDone},
 	{is: transport.ErrMalformed, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_INVALID, outcome: notDone, field: "frame"},
 	{is: transport.ErrOldIncarnation, code: codes.Aborted, reason: ostrakapb.Reason_REASON_UNSPECIFIED, outcome: notDone},
+	{is: transport.ErrOutlived, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_WRONG_CLUSTER, outcome: notDone},
 	{is: transport.ErrReplaced, code: codes.Aborted, reason: ostrakapb.Reason_REASON_UNSPECIFIED, outcome: notDone},
 	{is: shard.ErrInvalidMap, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_INVALID, outcome: notDone, field: "map"},
 

@@ -23,7 +23,7 @@ func (a *app) clusterCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    help,
 	}
-	cmd.AddCommand(a.bootstrapCommand(), a.statusCommand())
+	cmd.AddCommand(a.bootstrapCommand(), a.statusCommand(), a.replaceCommand())
 	return cmd
 }
 
@@ -161,6 +161,9 @@ func (a *app) printStatus(s *client.Status) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", n.ID, n.Address, n.State, orDash(n.Zone), leads[n.ID], orDash(n.Build))
 	}
 	for _, n := range s.Nodes {
+		if n.MetaReplica != "" && n.MetaReplica != "ok" {
+			fmt.Fprintf(t, "\nthe cluster's own state on %s is %s\n", n.ID, n.MetaReplica)
+		}
 		if n.Sync != "" && n.Sync != "always" {
 			fmt.Fprintf(t, "\nWARNING: %s runs with --sync %s: a power cut can lose writes that were acknowledged\n", n.ID, n.Sync)
 		}
@@ -182,6 +185,8 @@ func replicaNames(replicas []client.ReplicaStatus) string {
 		switch {
 		case r.Role == "":
 			names[i] += "(away)"
+		case r.State != "" && r.State != "ok":
+			names[i] += "(" + r.State + ")"
 		case !r.Voter:
 			names[i] += "(non-voter)"
 		case r.Role != "leader" && r.Role != "follower":

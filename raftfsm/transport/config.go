@@ -24,14 +24,17 @@ type Config struct {
 	ClusterID func() string
 	// Address is where this node listens, for the handshake. May be nil.
 	Address func() string
-	// Incarnation counts this node's starts, for the handshake.
-	Incarnation uint64
+	// Incarnation counts this node's starts, for the handshake. May be nil.
+	Incarnation func() uint64
 
 	// Resolve is the address book, asked at every dial.
 	Resolve func(shard.NodeID) (address string, ok bool)
 	// Known tells whether a node is of this cluster. Streams of others are refused before anything is kept about them, so
 	// that invented node ids cost no memory. Nil: any node that names the cluster is.
 	Known func(shard.NodeID) bool
+	// Outlived tells that a node has been replaced since it was in that incarnation: its streams are refused, and it is not
+	// spoken to. May be nil.
+	Outlived func(node shard.NodeID, incarnation uint64) bool
 	// Learned is told each accepted peer's handshake, so that the address book learns. Called on stream goroutines; must
 	// not block. May be nil.
 	Learned func(*ostrakapb.Handshake)
@@ -84,6 +87,12 @@ func (c Config) withDefaults() (Config, error) {
 	c.QueueMessagesMax = cmp.Or(c.QueueMessagesMax, 4096)
 	if c.Address == nil {
 		c.Address = func() string { return "" }
+	}
+	if c.Incarnation == nil {
+		c.Incarnation = func() uint64 { return 0 }
+	}
+	if c.Outlived == nil {
+		c.Outlived = func(shard.NodeID, uint64) bool { return false }
 	}
 	if c.Known == nil {
 		c.Known = func(shard.NodeID) bool { return true }

@@ -24,6 +24,8 @@ var (
 	ErrFormat = errors.New("transport: node speaks another message format")
 	// ErrOldIncarnation: a stream of a later start of the same node is already there.
 	ErrOldIncarnation = errors.New("transport: stream of an earlier start of the node")
+	// ErrOutlived: the peer lost its data and was taken back; this is what it was before.
+	ErrOutlived = errors.New("transport: an earlier life of the node")
 	// ErrReplaced: a newer stream of the same node took this one's place.
 	ErrReplaced = errors.New("transport: stream replaced by a newer one")
 )
@@ -35,7 +37,7 @@ func (t *Transport) handshake(target shard.NodeID) *ostrakapb.Handshake {
 		ClusterId:    t.cfg.ClusterID(),
 		NodeId:       string(t.cfg.Self),
 		Address:      t.cfg.Address(),
-		Incarnation:  t.cfg.Incarnation,
+		Incarnation:  t.cfg.Incarnation(),
 		TargetNodeId: string(target),
 	}
 }
@@ -57,6 +59,8 @@ func (t *Transport) judge(hs *ostrakapb.Handshake, expected shard.NodeID) error 
 		return fmt.Errorf("%w: got %q, wanted %q", ErrWrongNode, from, expected)
 	case expected == "" && !t.cfg.Known(from):
 		return fmt.Errorf("%w: %q", ErrStranger, from)
+	case t.cfg.Outlived(from, hs.Incarnation):
+		return fmt.Errorf("%w: %q, incarnation %#x", ErrOutlived, from, hs.Incarnation)
 	case hs.TargetNodeId != "" && shard.NodeID(hs.TargetNodeId) != t.cfg.Self:
 		return fmt.Errorf("%w: this is %q, node %q wanted %q", ErrWrongNode, t.cfg.Self, from, hs.TargetNodeId)
 	}

@@ -168,7 +168,7 @@ func (n *network) nodeAt(id shard.NodeID, address string, adjust ...func(*Config
 		Self:        id,
 		ClusterID:   func() string { return testCluster },
 		Address:     func() string { return address },
-		Incarnation: 1,
+		Incarnation: func() uint64 { return 1 },
 		Resolve:     n.resolve,
 		Learned: func(hs *ostrakapb.Handshake) {
 			select {

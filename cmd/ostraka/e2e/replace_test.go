@@ -1,0 +1,161 @@
+package e2e
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/ostraka-db/ostraka/bench/cluster"
+	"github.com/ostraka-db/ostraka/client"
+)
+
+// healthy holds for a status in which every shard has a leader and three voters that are well, and so has the cluster's
+// own state.
+func healthy(s *client.Status) bool {
+	if !cluster.Led(s) {
+		return false
+	}
+	for _, n := range s.Nodes {
+		if n.State != "up" || n.MetaReplica != "ok" {
+			return false
+		}
+	}
+	for _, sh := range s.Shards {
+		if len(sh.Replicas) != 3 {
+			return false
+		}
+		for _, r := range sh.Replicas {
+			if !r.Voter || r.State != "ok" || r.Role != "leader" && r.Role != "follower" {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// replicaIDs are the ids of a node's replicas by shard.
+func replicaIDs(s *client.Status, node string) map[int]uint64 {
+	ids := make(map[int]uint64)
+	for _, sh := range s.Shards {
+		for _, r := range sh.Replicas {
+			if r.Node == node {
+				ids[int(sh.ID)] = uint64(r.ID)
+			}
+		}
+	}
+	return ids
+}
+
+// Whole data directories are removed, of one node after the other, under load: each node is taken back with fresh replicas,
+// which get everything from the others, and a vote. Nothing that was acknowledged is lost.
+func TestWipedNodesRejoin(t *testing.T) {
+	c := startCluster(t, cluster.Options{ServerArgs: []string{"--election-timeout", "500ms", "--snapshot-log-bytes", "20000"}})
+	l := startLoad(t, c, 5)
+	l.progress(300)
+	for _, p := range c.Nodes() {
+		before := replicaIDs(await(t, c, healthy), p.ID)
+		kill(t, p)
+		if err := os.RemoveAll(p.DataDir); err != nil {
+			t.Fatal(err)
+		}
+		l.progress(30)
+		restart(t, p)
+		s := await(t, c, func(s *client.Status) bool {
+			now := replicaIDs(s, p.ID)
+			for id, was := range before {
+				if now[id] <= was {
+					return false
+				}
+			}
+			return healthy(s)
+		})
+		t.Logf("%s: replicas %v are now %v", p.ID, before, replicaIDs(s, p.ID))
+		l.progress(100)
+	}
+	l.end(connect(t, c))
+	await(t, c, func(s *client.Status) bool { return healthy(s) && cluster.Converged(s) })
+}
+
+// A bit flips in the log of a stopped node, under load, for one node and shard after the other: the replica that it may
+// concern is replaced by itself, and only that one.
+func TestDamagedReplicasAreReplaced(t *testing.T) {
+	c := startCluster(t, cluster.Options{ServerArgs: []string{"--election-timeout", "500ms"}})
+	l := startLoad(t, c, 6)
+	l.progress(300)
+	for i, p := range c.Nodes() {
+		rotten := uint32(i + 1)
+		before := replicaIDs(await(t, c, healthy), p.ID)
+		kill(t, p)
+		rotEntry(t, p.DataDir, rotten)
+		l.progress(30)
+		restart(t, p)
+		s := await(t, c, func(s *client.Status) bool {
+			return healthy(s) && replicaIDs(s, p.ID)[int(rotten)] > before[int(rotten)]
+		})
+		now := replicaIDs(s, p.ID)
+		t.Logf("%s: replicas %v are now %v", p.ID, before, now)
+		for id, was := range before {
+			if uint32(id) != rotten && now[id] != was {
+				t.Errorf("shard %d on %s: replica %d was whole, and was replaced", id, p.ID, was)
+			}
+		}
+		l.progress(100)
+	}
+	l.end(connect(t, c))
+	await(t, c, func(s *client.Status) bool { return healthy(s) && cluster.Converged(s) })
+}
+
+// A replica, and then all of a node's, are replaced by command, while everything is well; and it is refused while the others
+// are no majority.
+func TestReplaceByCommand(t *testing.T) {
+	c := startCluster(t, cluster.Options{ServerArgs: []string{"--election-timeout", "500ms"}})
+	l := startLoad(t, c, 7)
+	l.progress(300)
+	endpoints := strings.Join(c.Endpoints(), ",")
+	before := replicaIDs(await(t, c, healthy), "n2")
+	status, stdout, stderr := ostraka(t, "", "cluster", "replace", "--node", "n2", "--shard", "2", "--endpoints", endpoints, "--json")
+	if status != 0 {
+		t.Fatalf("status %d, %s", status, stderr)
+	}
+	var replaced []client.ReplacedReplica
+	if err := json.Unmarshal([]byte(stdout), &replaced); err != nil || len(replaced) != 1 || uint64(replaced[0].Old) != before[2] || replaced[0].Shard != 2 {
+		t.Errorf("%s: %v", stdout, err)
+	}
+	s := await(t, c, func(s *client.Status) bool { return healthy(s) && replicaIDs(s, "n2")[2] == uint64(replaced[0].Fresh) })
+	// Now the leader of most, whole.
+	lead, _ := cluster.MostLeading(s)
+	before = replicaIDs(s, lead)
+	if status, _, stderr = ostraka(t, "", "cluster", "replace", "--node", lead, "--endpoints", endpoints); status != 0 {
+		t.Fatalf("status %d, %s", status, stderr)
+	}
+	s = await(t, c, func(s *client.Status) bool {
+		for id, now := range replicaIDs(s, lead) {
+			if now <= before[id] {
+				return false
+			}
+		}
+		return healthy(s)
+	})
+	l.progress(100)
+	l.end(connect(t, c))
+
+	away := "n1"
+	if lead == "n1" {
+		away = "n2"
+	}
+	kill(t, c.Node(away))
+	await(t, c, func(s *client.Status) bool { return cluster.Led(s) && s.MetaLeader != "" && s.MetaLeader != away })
+	status, _, stderr = ostraka(t, "", "cluster", "replace", "--node", lead, "--endpoints", endpoints)
+	if status != 5 || !strings.Contains(stderr, "can't do without") {
+		t.Errorf("with one node away: status %d, %s", status, stderr)
+	}
+	if status, _, stderr = ostraka(t, "", "cluster", "replace", "--node", "n9", "--endpoints", endpoints); status != 2 || !strings.Contains(stderr, "n9") {
+		t.Errorf("an unknown node: status %d, %s", status, stderr)
+	}
+	restart(t, c.Node(away))
+	if now := replicaIDs(await(t, c, healthy), lead); !maps.Equal(now, replicaIDs(s, lead)) {
+		t.Errorf("refused, and yet: %v, was %v", now, replicaIDs(s, lead))
+	}
+}
