@@ -88,16 +88,18 @@ func (h *Host) Spare(group shard.ID, id shard.ReplicaID) error {
 	return l.spare(id)
 }
 
-// HasMember says whether a group, led here, counts a replica among its members, voting or not. ErrNotLeader and others where
-// it isn't led here.
+// HasMember says whether a group, led here, counts a replica among its members, voting or not, until its removal is
+// committed: then it is none for ever, since ids are never used again. ErrNotLeader and others where it isn't led here.
 func (h *Host) HasMember(group shard.ID, id shard.ReplicaID) (bool, error) {
 	l, err := h.leading(group)
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(l.raft.GetConfiguration().Configuration().Servers, func(s raft.Server) bool {
+	// The log knows a change before raft's configuration does.
+	in := slices.ContainsFunc(l.raft.GetConfiguration().Configuration().Servers, func(s raft.Server) bool {
 		return s.ID == transport.ServerID(id)
-	}), nil
+	})
+	return in || l.raft.CommitIndex() < l.stores.Log.ConfigurationIndex(), nil
 }
 
 // leading returns the life of a replica that leads its group and is ready.

@@ -114,7 +114,11 @@ func (r *replica) bootstrap(members []Member) error {
 	if err != nil {
 		return err
 	}
-	defer stores.Close()
+	return errors.Join(bootstrapStores(stores, members), stores.Close())
+}
+
+// bootstrapStores writes a group's first configuration to stores that hold nothing.
+func bootstrapStores(stores *storage.Replica, members []Member) error {
 	last, err := stores.Log.LastIndex()
 	if err != nil {
 		return err

@@ -86,11 +86,23 @@ type bookEntry struct {
 
 // loadIdentity reads node.json, or makes a blank identity where the directory has none.
 func loadIdentity(files disk.FS, dir string, node shard.NodeID) (*identity, error) {
+	id, err := readIdentity(files, dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &identity{Format: identityFormat, Node: node, Phase: phaseBlank}, nil
+	case err != nil:
+		return nil, err
+	case id.Node != node:
+		return nil, fmt.Errorf("%w: %s is of node %q, this one is %q: give its --id or another --data-dir",
+			ErrOtherNode, filepath.Join(dir, identityFile), id.Node, node)
+	}
+	return id, nil
+}
+
+// readIdentity reads node.json, whosever it is.
+func readIdentity(files disk.FS, dir string) (*identity, error) {
 	path := filepath.Join(dir, identityFile)
 	data, err := disk.ReadFile(files, path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &identity{Format: identityFormat, Node: node, Phase: phaseBlank}, nil
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -101,8 +113,6 @@ func loadIdentity(files disk.FS, dir string, node shard.NodeID) (*identity, erro
 	switch {
 	case id.Format != identityFormat:
 		return nil, fmt.Errorf("%w: %s: format %d, this build reads up to %d", ErrIdentityDamaged, path, id.Format, identityFormat)
-	case id.Node != node:
-		return nil, fmt.Errorf("%w: %s is of node %q, this one is %q: give its --id or another --data-dir", ErrOtherNode, path, id.Node, node)
 	case id.Phase != phaseBlank && id.Phase != phaseAdopting && id.Phase != phaseMember:
 		return nil, fmt.Errorf("%w: %s: unknown phase %q", ErrIdentityDamaged, path, id.Phase)
 	case id.Phase != phaseBlank && (len(id.Plan) == 0 || id.ClusterID == ""):

@@ -110,6 +110,9 @@ func (n *Node) Run(ctx context.Context) (failed error) {
 
 // openIdentity loads node.json and counts this start.
 func (n *Node) openIdentity() error {
+	if err := refuseUnfinishedRecovery(n.cfg.FS, n.cfg.DataDir); err != nil {
+		return err
+	}
 	id, err := loadIdentity(n.cfg.FS, n.cfg.DataDir, shard.NodeID(n.cfg.ID))
 	if err != nil {
 		return err

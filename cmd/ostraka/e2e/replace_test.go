@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/ostraka-db/ostraka/bench/cluster"
 	"github.com/ostraka-db/ostraka/client"
+	"github.com/ostraka-db/ostraka/server"
 )
 
 // healthy holds for a status in which every shard has a leader and three voters that are well, and so has the cluster's
@@ -158,4 +160,104 @@ func TestReplaceByCommand(t *testing.T) {
 	if now := replicaIDs(await(t, c, healthy), lead); !maps.Equal(now, replicaIDs(s, lead)) {
 		t.Errorf("refused, and yet: %v, was %v", now, replicaIDs(s, lead))
 	}
+}
+
+// Two of three nodes are gone for good. What is left says so, is rebuilt from the third, and takes nodes with empty
+// directories for the lost ones. One of those that comes back with its old data is refused.
+func TestRecoverFromALostMajority(t *testing.T) {
+	c := startCluster(t, cluster.Options{ServerArgs: []string{"--election-timeout", "500ms", "--snapshot-log-bytes", "20000"}})
+	l := startLoad(t, c, 8)
+	l.progress(600)
+	l.end(connect(t, c))
+	await(t, c, func(s *client.Status) bool { return healthy(s) && cluster.Converged(s) })
+	left, wiped, stale := c.Nodes()[0], c.Nodes()[1], c.Nodes()[2]
+
+	if status, _, stderr := ostraka(t, "", "recover", "--data-dir", left.DataDir, "--yes"); status != 1 || !strings.Contains(stderr, "is locked") {
+		t.Errorf("while it runs: status %d, %s", status, stderr)
+	}
+	for _, p := range c.Nodes() {
+		kill(t, p)
+	}
+	if err := os.RemoveAll(wiped.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, stderr := ostraka(t, "no\n", "recover", "--data-dir", left.DataDir); status != 1 || !strings.Contains(stderr, "nothing was changed") {
+		t.Errorf("not confirmed: status %d, %s", status, stderr)
+	}
+	status, stdout, stderr := ostraka(t, "", "recover", "--data-dir", left.DataDir, "--yes", "--json")
+	if status != 0 {
+		t.Fatalf("status %d, %s", status, stderr)
+	}
+	var report server.RecoveryReport
+	if err := json.Unmarshal([]byte(stdout), &report); err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Survivors) != 1 || !slices.Equal(report.Lost, []string{wiped.ID, stale.ID}) || len(report.Groups) != 4 {
+		t.Errorf("%s", stdout)
+	}
+	for _, g := range report.Groups {
+		if g.Node != left.ID || g.Voters != 3 || g.VotersHere != 1 || g.Loss != server.LossPossible || g.LastIndex == 0 {
+			t.Errorf("%+v", g)
+		}
+	}
+	restart(t, left)
+	await(t, c, func(s *client.Status) bool { return cluster.Led(s) && s.ClusterID == report.NewClusterID })
+	cl := connect(t, c)
+	l.checkAcknowledged(cl)
+	if _, err := cl.Set(testContext(t), []byte("after"), []byte("v")); err != nil {
+		t.Error(err)
+	}
+	restart(t, stale)
+	restart(t, wiped)
+	await(t, c, func(s *client.Status) bool {
+		back := 0
+		for _, sh := range s.Shards {
+			for _, r := range sh.Replicas {
+				if r.Node == wiped.ID && r.Voter && r.State == "ok" {
+					back++
+				}
+				if r.Node == stale.ID {
+					t.Errorf("%s is back with its old data: %+v", stale.ID, r)
+				}
+			}
+		}
+		return s.ClusterID == report.NewClusterID && back == len(s.Shards)
+	})
+	kill(t, stale)
+	if err := os.RemoveAll(stale.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	restart(t, stale)
+	await(t, c, func(s *client.Status) bool {
+		return s.ClusterID == report.NewClusterID && healthy(s) && cluster.Converged(s)
+	})
+	l.checkAcknowledged(cl)
+
+	// With a majority of directories nothing can be lost, and it says so.
+	for _, p := range c.Nodes() {
+		kill(t, p)
+	}
+	status, stdout, stderr = ostraka(t, "", "recover", "--data-dir", left.DataDir, "--data-dir", wiped.DataDir, "--yes", "--json")
+	if status != 0 {
+		t.Fatalf("status %d, %s", status, stderr)
+	}
+	var again server.RecoveryReport
+	if err := json.Unmarshal([]byte(stdout), &again); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range again.Groups {
+		if g.Loss != server.LossNone || g.VotersHere != 2 {
+			t.Errorf("%+v", g)
+		}
+	}
+	if err := os.RemoveAll(stale.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range c.Nodes() {
+		restart(t, p)
+	}
+	await(t, c, func(s *client.Status) bool {
+		return s.ClusterID == again.NewClusterID && healthy(s) && cluster.Converged(s)
+	})
+	l.checkAcknowledged(connect(t, c))
 }
