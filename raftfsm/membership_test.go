@@ -643,35 +643,7 @@ func replaceUnderFaults(t *testing.T, seed uint64, voters int) {
 	})
 	c.leader()
 	defer c.describe()
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	var writers sync.WaitGroup
-	var mu sync.Mutex
-	var acked []string
-	for w := range 3 {
-		writers.Go(func() {
-			for i := 0; ctx.Err() == nil; i++ {
-				key := fmt.Sprintf("w%d-%d", w, i)
-				for _, n := range c.nodes {
-					g, ok := n.answering.Load().Group(1)
-					life := n.lives.Load()
-					if !ok || !g.IsLeader() {
-						continue
-					}
-					call, cancel := context.WithTimeout(ctx, 3*time.Second)
-					_, err := g.Write(call, &store.Op{Kind: store.OpSet, Key: []byte(key), Value: []byte("v")}, Session{})
-					cancel()
-					if err == nil && life > 0 && n.lives.Load() == life {
-						mu.Lock()
-						acked = append(acked, key)
-						mu.Unlock()
-						break
-					}
-				}
-				time.Sleep(5 * time.Millisecond)
-			}
-		})
-	}
+	acknowledged := c.writeOn(3)
 	for range 5 {
 		lost := c.nodes[rng.IntN(voters)]
 		lost.stop()
@@ -705,29 +677,72 @@ func replaceUnderFaults(t *testing.T, seed uint64, voters int) {
 			return m.Replica == fresh && m.Voter
 		})
 	}
-	stop()
-	writers.Wait()
+	acked := acknowledged()
 	var all []shard.NodeID
 	for _, n := range c.nodes {
 		all = append(all, n.id)
 	}
 	c.settledOn(all...)
-	lead := c.leader()
-	if len(acked) == 0 {
-		t.Error("nothing was acknowledged: the run proves nothing")
-	}
-	missing := 0
-	for _, key := range acked {
-		if _, ok, err := lead.get(1, key, Stale); err != nil || !ok {
-			missing++
-		}
-	}
-	if missing > 0 {
-		t.Errorf("%d of %d acknowledged writes are gone", missing, len(acked))
-	}
+	c.mustHoldAll(acked)
 	for _, n := range c.nodes {
 		if err := n.failure(); err != nil {
 			t.Errorf("%s: %v", n.id, err)
 		}
+	}
+}
+
+// writeOn has writers write unique keys at whoever leads. The function it returns ends them, and returns what was
+// acknowledged by a node that lived.
+func (c *memberTest) writeOn(count int) (acknowledged func() []string) {
+	ctx, stop := context.WithCancel(context.Background())
+	var writers sync.WaitGroup
+	c.t.Cleanup(func() { stop(); writers.Wait() }) // before the nodes are stopped
+	var mu sync.Mutex
+	var acked []string
+	for w := range count {
+		writers.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				key := fmt.Sprintf("w%d-%d", w, i)
+				for _, n := range c.nodes {
+					g, ok := n.answering.Load().Group(1)
+					life := n.lives.Load()
+					if !ok || !g.IsLeader() {
+						continue
+					}
+					call, cancel := context.WithTimeout(ctx, 3*time.Second)
+					_, err := g.Write(call, &store.Op{Kind: store.OpSet, Key: []byte(key), Value: []byte("v")}, Session{})
+					cancel()
+					if err == nil && life > 0 && n.lives.Load() == life {
+						mu.Lock()
+						acked = append(acked, key)
+						mu.Unlock()
+						break
+					}
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		})
+	}
+	return func() []string {
+		stop()
+		writers.Wait()
+		return acked
+	}
+}
+
+// mustHoldAll wants every acknowledged key on the leader.
+func (c *memberTest) mustHoldAll(acked []string) {
+	c.t.Helper()
+	if len(acked) == 0 {
+		c.t.Error("nothing was acknowledged: the run proves nothing")
+	}
+	lead, missing := c.leader(), 0
+	for _, key := range acked {
+		if _, ok, err := lead.get(1, key, Linearizable); err != nil || !ok {
+			missing++
+		}
+	}
+	if missing > 0 {
+		c.t.Errorf("%d of %d acknowledged writes are gone", missing, len(acked))
 	}
 }
