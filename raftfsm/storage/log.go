@@ -47,6 +47,8 @@ type Log struct {
 	listed uint64
 	hidden []uint64
 	voters voters
+	// searched: the meta group's log has been read for its latest configuration, and not been truncated since.
+	searched bool
 
 	appended atomic.Uint64
 	// damage is the first that was read; nil: none.
@@ -403,7 +405,7 @@ func (l *Log) truncate(from, last uint64) error {
 func (l *Log) noteTruncated(from uint64) (latestGone bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.last = from - 1
+	l.last, l.searched = from-1, false
 	l.tail.truncate(from)
 	keep, _ := slices.BinarySearch(l.hidden, from)
 	l.hidden = l.hidden[:keep]
