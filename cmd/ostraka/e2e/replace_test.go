@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -260,4 +261,72 @@ func TestRecoverFromALostMajority(t *testing.T) {
 		return s.ClusterID == again.NewClusterID && healthy(s) && cluster.Converged(s)
 	})
 	l.checkAcknowledged(connect(t, c))
+}
+
+// garble overwrites the middle of a file.
+func garble(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range b {
+		if i > len(b)/4 && i < 3*len(b)/4 {
+			b[i] ^= 0x5a
+		}
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// theFiles are those that match a pattern in a node's data directory; none is a failure.
+func theFiles(t *testing.T, p *cluster.Process, pattern string) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(p.DataDir, pattern))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("%s in %s: %v, %v", pattern, p.DataDir, found, err)
+	}
+	return found
+}
+
+// The replica of the cluster's own state is rotten, or gone, and so are the snapshots of a shard: the node runs on without
+// them, and each is replaced by itself.
+func TestOtherDamageIsReplaced(t *testing.T) {
+	c := startCluster(t, cluster.Options{ServerArgs: []string{"--election-timeout", "500ms", "--snapshot-log-bytes", "20000", "--snapshot-trailing-entries", "20"}})
+	l := startLoad(t, c, 9)
+	l.progress(1500)
+	for i, damage := range []func(*cluster.Process){
+		func(p *cluster.Process) { garble(t, theFiles(t, p, "meta/log-*.bolt")[0]) },
+		func(p *cluster.Process) {
+			if err := os.Remove(theFiles(t, p, "meta/log-*.bolt")[0]); err != nil {
+				t.Fatal(err)
+			}
+		},
+		func(p *cluster.Process) {
+			for _, path := range theFiles(t, p, "snap/1/*.snap") {
+				garble(t, path)
+			}
+		},
+	} {
+		p := c.Nodes()[i]
+		before := replicaIDs(await(t, c, healthy), p.ID)
+		kill(t, p)
+		damage(p)
+		restart(t, p)
+		s := await(t, c, func(s *client.Status) bool {
+			return healthy(s) && (i < 2 || replicaIDs(s, p.ID)[1] > before[1])
+		})
+		if now := replicaIDs(s, p.ID); i < 2 && !maps.Equal(now, before) {
+			t.Errorf("shards' replicas %v are now %v", before, now)
+		}
+		l.progress(100)
+	}
+	for _, p := range c.Nodes()[:2] { // fresh ids have files of their own, and the old ones are gone
+		if files := theFiles(t, p, "meta/log-*.bolt"); len(files) != 1 || strings.HasSuffix(files[0], "log-"+strings.TrimPrefix(p.ID, "n")+".bolt") {
+			t.Errorf("%s: %v", p.ID, files)
+		}
+	}
+	l.end(connect(t, c))
+	await(t, c, func(s *client.Status) bool { return healthy(s) && cluster.Converged(s) })
 }
