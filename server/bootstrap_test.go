@@ -77,9 +77,10 @@ func (n *bootstrapNode) start() {
 	go func() { n.over <- node.Run(ctx) }()
 	asked, done := context.WithTimeout(n.t.Context(), 10*time.Second)
 	defer done()
-	if _, err := ostrakapb.NewRaftClient(n.conn).Hello(asked, &ostrakapb.Handshake{}); err != nil {
-		n.t.Fatal(err)
-	}
+	whenLed(asked, n.t, func() error { // the connection to the last start may break only now
+		_, err := ostrakapb.NewRaftClient(n.conn).Hello(asked, &ostrakapb.Handshake{})
+		return err
+	})
 }
 
 func (n *bootstrapNode) stop() {
