@@ -170,6 +170,49 @@ func TestRejoin(t *testing.T) {
 	}
 }
 
+// A cluster rebuilt from one node: it alone votes, everything else is fresh, and the others begin another life.
+func TestRecoveredState(t *testing.T) {
+	before := testState(t)
+	survivors := make(map[shard.ID]Survivor)
+	for _, g := range before.GroupsOn("n2") {
+		held, _ := before.MemberOn(g, "n2")
+		survivors[g] = Survivor{Node: "n2", Replica: held.Replica}
+	}
+	survivors[3] = Survivor{Node: "n2"} // nothing is left of it
+	after, err := before.Recovered("another", survivors, []shard.NodeID{"n2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.ClusterID != "another" || after.Map.Epoch() <= before.Map.Epoch() {
+		t.Errorf("cluster %s, epoch %d", after.ClusterID, after.Map.Epoch())
+	}
+	seen := make(map[shard.ReplicaID]bool)
+	for _, node := range before.Map.Nodes() {
+		for _, g := range before.GroupsOn(node.ID) {
+			was, _ := before.MemberOn(g, node.ID)
+			now, _ := after.MemberOn(g, node.ID)
+			kept := node.ID == "n2" && g != 3
+			if now.Voter != (node.ID == "n2") || (now.Replica == was.Replica) != kept || !kept && now.Replica < before.NextReplica || seen[now.Replica] {
+				t.Errorf("shard %d on %s: %+v was %+v", g, node.ID, now, was)
+			}
+			seen[now.Replica] = true
+		}
+		now, _ := after.Map.Node(node.ID)
+		if reborn := shard.Life(now.Incarnation) > shard.Life(node.Incarnation); reborn != (node.ID != "n2") {
+			t.Errorf("%s: incarnation %#x was %#x", node.ID, now.Incarnation, node.Incarnation)
+		}
+	}
+	for _, s := range after.Map.Shards() {
+		if s.Preferred != "n2" {
+			t.Errorf("shard %d prefers %s", s.ID, s.Preferred)
+		}
+	}
+	delete(survivors, 2)
+	if _, err := before.Recovered("another", survivors, []shard.NodeID{"n2"}); !errors.Is(err, ErrBadMeta) {
+		t.Errorf("a shard nobody goes on with: %v", err)
+	}
+}
+
 // All of the state comes back from a snapshot.
 func TestMetaSnapshot(t *testing.T) {
 	m := newTestMachine(t)

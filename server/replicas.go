@@ -110,10 +110,12 @@ func (n *Node) keepReplicas(part *membership) {
 	}
 }
 
-// metaAway: the node's own replica of the meta group can't be relied on for the newest state.
+// metaAway: the node's own replica of the meta group can't be relied on for the newest state. One that hears no leader may
+// have been replaced while the node was down, and then never will.
 func (n *Node) metaAway(part *membership) bool {
 	held := n.identity.Load().holdings(part.planned)[shard.MetaGroup]
-	return part.host.Meta() == nil || held.Joining
+	meta := part.host.Meta()
+	return meta == nil || held.Joining || meta.Leader() == ""
 }
 
 // askState asks the other nodes, in a random order, for the cluster's state until one knows more than this one.

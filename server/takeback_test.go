@@ -172,6 +172,47 @@ func TestEarlierLifeIsRefused(t *testing.T) {
 	soon(t, "all vote again", func() bool { return allVote(nodes) })
 }
 
+// TestReplacedWhileAway: a node that was down while all its replicas were replaced finds out, though its own replica of the
+// meta group is a member of nothing any more, and begins the fresh ones.
+func TestReplacedWhileAway(t *testing.T) {
+	nodes, _ := startMembers(t)
+	soon(t, "all vote", func() bool { return allVote(nodes) })
+	away := nodes[1]
+	away.stop()
+	others := []*bootstrapNode{nodes[0], nodes[2]}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var answer *ostrakapb.ReplaceResponse
+	whenLed(ctx, t, func() (err error) {
+		answer, err = ostrakapb.NewAdminClient(metaLeader(t, others).conn).Replace(ctx, &ostrakapb.ReplaceRequest{Node: "n2"})
+		return err
+	})
+	if len(answer.GetReplaced()) != 2 {
+		t.Fatalf("replaced: %v", answer)
+	}
+	soon(t, "the old ones are removed", func() bool {
+		for _, r := range answer.GetReplaced() {
+			gone := false
+			for _, n := range others {
+				member, err := n.node.Host().HasMember(shard.ID(r.GetShard()), shard.ReplicaID(r.GetOld()))
+				gone = gone || err == nil && !member
+			}
+			if !gone {
+				return false
+			}
+		}
+		return true
+	})
+	away.start()
+	soon(t, "all vote again", func() bool { return allVote(nodes) })
+	for _, r := range answer.GetReplaced() {
+		if held := away.node.identity.Load().Replicas[shard.ID(r.GetShard())]; uint64(held.ID) != r.GetFresh() || held.Joining {
+			t.Errorf("shard %d: %+v, want replica %d", r.GetShard(), held, r.GetFresh())
+		}
+	}
+	mustWrite(t, nodes)
+}
+
 // TestBlankStrangersAreNotTakenBack: a blank node with the id of one that is here, or of none, stays blank.
 func TestBlankStrangersAreNotTakenBack(t *testing.T) {
 	nodes, _ := startMembers(t)
