@@ -33,6 +33,8 @@ type testCluster struct {
 	voters int // of len(nodes); the rest are non-voters
 	nodes  []*testNode
 
+	linkBytes atomic.Int64 // what a stream that is dialed sends a second; 0: any number
+
 	mu  sync.Mutex
 	cut map[[2]shard.NodeID]bool // from, to
 	// conns are the open pipes by dialling and listening node, to be broken by a cut.
@@ -264,6 +266,9 @@ func (c *testCluster) dial(ctx context.Context, from, to shard.NodeID) (net.Conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.conns[conn] = [2]shard.NodeID{from, to}
+	if limit := int(c.linkBytes.Load()); limit > 0 {
+		return slowConn{conn, limit, make(chan struct{}, 1)}, nil
+	}
 	return conn, nil
 }
 

@@ -132,6 +132,45 @@ func TestSlowSnapshotBesideAppends(t *testing.T) {
 	})
 }
 
+// TestFastSnapshotBesideAppends: a snapshot that takes all that its connection carries has a connection of its own: what an
+// append waits for is its own bytes.
+func TestFastSnapshotBesideAppends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		t.Cleanup(func() { time.Sleep(time.Minute) }) // gRPC's last words, too, take their time
+		const bytesPerSecond, snapshotBytes = 1 << 20, 30 << 20
+		net := newNetwork(t)
+		net.bytesPerSecond = bytesPerSecond
+		n1, n2 := net.node("n1"), net.node("n2")
+		leader, f := n1.open(7, 1), n2.open(7, 2)
+		other, otherFollower := n1.open(8, 1), n2.open(8, 2)
+		acceptAll(t, f)
+		acceptAll(t, otherFollower)
+		settleLinks(t, other, otherFollower)
+		appendTime := func() time.Duration {
+			began := time.Now()
+			settleLinks(t, other, otherFollower)
+			return time.Since(began)
+		}
+		alone := appendTime()
+		began := time.Now()
+		sent := start(func() error {
+			return leader.InstallSnapshot("2", f.LocalAddr(), snapshotRequest(leader, 2, 3, nil, snapshotBytes), &raft.InstallSnapshotResponse{}, zeros{})
+		})
+		time.Sleep(time.Second)
+		for range 100 {
+			if took := appendTime(); took > 2*alone {
+				t.Fatalf("an append took %s beside a snapshot, and %s alone", took, alone)
+			}
+			time.Sleep(37 * time.Millisecond)
+		}
+		wantHeld(t, "the snapshot is still on its way", sent)
+		wantSuccess(t, sent)
+		if took := time.Since(began); took < snapshotBytes/bytesPerSecond*time.Second {
+			t.Errorf("the snapshot took %s: it was not the bottleneck", took)
+		}
+	})
+}
+
 // TestSnapshotReceiverGivesUp: a sender that falls silent in the middle is given up by the receiver, and raft's read
 // with it.
 func TestSnapshotReceiverGivesUp(t *testing.T) {
