@@ -6,8 +6,7 @@
 //
 //	OSTRAKA_KNOWN_BAD=follower-gate go test -tags knownbad ./raftfsm
 //
-// The tests named TestKnownBadBuilds, in raftfsm and raftfsm/wal, run those that they can show in milliseconds; the others are
-// for clusters of processes, under bench/torture -selftest. There is none for answers of non-voters: the transport does not
-// know who votes, so it holds them or nobody's. There is one sync at a time, so that they end out of order is made up: see
-// SyncOrder.
+// The tests named TestKnownBadBuilds, in raftfsm, raftfsm/transport and raftfsm/wal, run those that they can show in
+// milliseconds; the others are for clusters of processes, under bench/torture -selftest. There is one sync at a time, so that they
+// end out of order is made up: see SyncOrder.
 package knownbad

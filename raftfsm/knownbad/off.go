@@ -7,6 +7,9 @@ const (
 	LeaderGate = false
 	// FollowerGate: a follower answers before its copy is durable.
 	FollowerGate = false
+	// NonVoterGate: a follower that has no vote, by the last configuration that it knows to be committed, answers before its copy is
+	// durable. Only with a log that tells who votes; the transport's tests have one.
+	NonVoterGate = false
 	// SnapshotSync: a snapshot counts as durable without being synced.
 	SnapshotSync = false
 	// SoleVoterGate: a group's only voter does not wait for its disk.

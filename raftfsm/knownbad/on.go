@@ -12,6 +12,7 @@ import (
 var (
 	LeaderGate     = on("leader-gate")
 	FollowerGate   = on("follower-gate")
+	NonVoterGate   = on("non-voter-gate")
 	SnapshotSync   = on("snapshot-sync")
 	SoleVoterGate  = on("sole-voter-gate")
 	IndexWatermark = on("index-watermark")

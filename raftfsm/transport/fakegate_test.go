@@ -19,7 +19,8 @@ func (durable) Room(int) error                  { return nil }
 
 // fakeGate is a log's durability as a test wants it.
 type fakeGate struct {
-	stalled atomic.Bool
+	stalled  atomic.Bool
+	voteless bool // by the committed configuration, for a known-bad build
 
 	mu       sync.Mutex
 	appended uint64
@@ -57,6 +58,8 @@ func (g *fakeGate) Notify(sequence uint64, done func(error)) (already bool) {
 }
 
 func (g *fakeGate) Stalled() bool { return g.stalled.Load() }
+
+func (g *fakeGate) Votes() bool { return !g.voteless }
 
 func (g *fakeGate) Room(bytes int) error {
 	g.mu.Lock()

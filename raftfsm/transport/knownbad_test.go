@@ -30,6 +30,7 @@ func TestKnownBadBuilds(t *testing.T) {
 			"TestLeadersDiskIsWaitedFor"},
 		"follower-gate": {"TestFollowerEndIsHeld", "TestPresentEntriesAreHeld", "TestGateIsASequence", "TestClosedFollowerReleasesNothing",
 			"TestSnapshotIsHeld", "TestFollowersDisksAreWaitedFor", "TestNonVoterIsHeld"},
+		"non-voter-gate": {"TestNonVoterIsHeld"},
 	}
 	for bad, tests := range builds {
 		for _, test := range tests {
