@@ -171,6 +171,32 @@ func TestFastSnapshotBesideAppends(t *testing.T) {
 	})
 }
 
+// TestDeafConnectionIsGivenUp: packets were lost for ever on the connection that snapshots share. The sender hears nothing, and
+// the next snapshot has a new one.
+func TestDeafConnectionIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		n1, n2 := net.node("n1"), net.node("n2")
+		leader, f := n1.open(7, 1), n2.open(7, 2)
+		acceptAll(t, f)
+		install := func() error {
+			return leader.InstallSnapshot("2", f.LocalAddr(), snapshotRequest(leader, 2, 3, nil, 10), &raft.InstallSnapshotResponse{}, zeros{})
+		}
+		if err := install(); err != nil {
+			t.Fatal(err)
+		}
+		net.isolate("n2")
+		net.heal("n2") // what was lost stays lost, on connections that stand
+		began := time.Now()
+		if err := install(); !errors.Is(err, ErrStalled) || time.Since(began) != n1.cfg.DialTimeout {
+			t.Errorf("after %s: %v, want %v after %s", time.Since(began), err, ErrStalled, n1.cfg.DialTimeout)
+		}
+		if err := install(); err != nil {
+			t.Errorf("again: %v", err)
+		}
+	})
+}
+
 // TestSnapshotReceiverGivesUp: a sender that falls silent in the middle is given up by the receiver, and raft's read
 // with it.
 func TestSnapshotReceiverGivesUp(t *testing.T) {

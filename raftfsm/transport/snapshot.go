@@ -31,8 +31,9 @@ func (t *Transport) installTimeout(size int64) time.Duration {
 }
 
 // sendSnapshot streams size bytes of data and returns the answer. It has a stream of its own on the connection that is
-// not the appends', and may take as long as it likes while each chunk finds its way within SnapshotProgressTimeout.
-func (f *Facade) sendSnapshot(node shard.NodeID, request *ostrakapb.Envelope, size int64, data io.Reader) (*ostrakapb.Envelope, error) {
+// not the appends', and may take as long as it likes while each chunk finds its way within SnapshotProgressTimeout. The peer
+// takes the stream within DialTimeout, by sending its header.
+func (f *Facade) sendSnapshot(node shard.NodeID, request *ostrakapb.Envelope, size int64, data io.Reader) (_ *ostrakapb.Envelope, failed error) {
 	conn, err := f.t.Conn(node)
 	if err != nil {
 		return nil, err
@@ -50,8 +51,13 @@ func (f *Facade) sendSnapshot(node shard.NodeID, request *ostrakapb.Envelope, si
 
 	ctx, cancel := context.WithCancelCause(f.ctx)
 	defer cancel(nil)
-	watchdog := time.AfterFunc(f.t.cfg.SnapshotProgressTimeout, func() { cancel(ErrStalled) })
+	watchdog := time.AfterFunc(f.t.cfg.DialTimeout, func() { cancel(ErrStalled) })
 	defer watchdog.Stop()
+	defer func() {
+		if errors.Is(failed, ErrStalled) {
+			p.dropSilent(conn, f.t.cfg.DialTimeout)
+		}
+	}()
 	stream, err := ostrakapb.NewRaftClient(conn).InstallSnapshot(ctx)
 	if err != nil {
 		return nil, causeOr(ctx, err)
@@ -59,6 +65,10 @@ func (f *Facade) sendSnapshot(node shard.NodeID, request *ostrakapb.Envelope, si
 	first := &ostrakapb.SnapshotChunk{Handshake: f.t.handshake(node), Request: request}
 	err = stream.Send(first)
 	p.counters.sent.envelopes.Add(1)
+	if err == nil {
+		_, err = stream.Header()
+	}
+	watchdog.Reset(f.t.cfg.SnapshotProgressTimeout)
 	for left := size; left > 0 && err == nil; {
 		chunk := make([]byte, min(left, snapshotChunkBytes)) // not reused: gRPC may still hold it
 		if _, err := io.ReadFull(data, chunk); err != nil {
@@ -106,6 +116,9 @@ func (t *Transport) InstallSnapshot(stream grpc.ClientStreamingServer[ostrakapb.
 		return err
 	}
 	p.counters.received.envelopes.Add(1)
+	if err := stream.SendHeader(nil); err != nil {
+		return err
+	}
 	answer, err := t.install(p, request, stream.Recv)
 	if err != nil {
 		answer = refusal(request, err)

@@ -157,6 +157,7 @@ type peer struct {
 	mu          sync.Mutex
 	bulk        *grpc.ClientConn // for snapshots and unary calls, nil until used
 	bulkAddress string           // where bulk goes
+	bulkHeard   *lastHeard       // of bulk
 	accepted    *pipe            // the newest stream that the peer has opened, or nil
 	incarnation uint64           // of accepted
 }
@@ -234,9 +235,25 @@ func (t *Transport) Conn(node shard.NodeID) (*grpc.ClientConn, error) {
 		p.bulk.Close()
 		p.bulk = nil
 	}
-	p.bulk, err = t.connect(func(ctx context.Context) (net.Conn, error) { return t.cfg.Dial(ctx, address) })
-	p.bulkAddress = address
+	heard := newLastHeard()
+	p.bulk, err = t.connect(func(ctx context.Context) (net.Conn, error) {
+		conn, err := t.cfg.Dial(ctx, address)
+		heard.touch() // silence counts from here
+		return hearingConn{conn, heard}, err
+	})
+	p.bulkAddress, p.bulkHeard = address, heard
 	return p.bulk, err
+}
+
+// dropSilent gives up a connection of Conn's over which an answer was due and nothing was heard for a while, so that the next
+// Conn dials anew. gRPC takes a connection for good as long as nobody says otherwise, even one whose packets are lost for ever.
+func (p *peer) dropSilent(silent *grpc.ClientConn, while time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bulk == silent && p.bulkHeard.silence() >= while {
+		p.bulk.Close()
+		p.bulk = nil
+	}
 }
 
 func (p *peer) closeBulk() error {
