@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -35,13 +36,13 @@ const (
 // itself and as soon as it can be.
 //
 //	receiver (this goroutine) ── writes ──► replica.Submit ──► the shard's goroutine ──┐
-//	                          ── reads  ──► one goroutine per message and shard,       ├─► outbox ──► sender
-//	                                        none for stale ones ───────────────────────┘     (its goroutine)
+//	                          ── reads  ──► a reader (a goroutine) for each message    ├─► outbox ──► sender
+//	                                        and shard, none for stale ones ────────────┘     (its goroutine)
 //
 // It ends when the client has closed its side and all is answered, or when the stream breaks.
 func (s *kvService) Pipeline(stream grpc.BidiStreamingServer[ostrakapb.PipelineRequest, ostrakapb.PipelineResponse]) error {
 	ctx, cancel := context.WithCancel(stream.Context())
-	p := &pipeline{kv: s, ctx: ctx, wake: make(chan struct{}, 1)}
+	p := &pipeline{kv: s, ctx: ctx, wake: make(chan struct{}, 1), groups: make(chan *readGroup)}
 	p.changed = sync.NewCond(&p.mu)
 	p.calls = newCalls(s, p)
 	var running sync.WaitGroup
@@ -57,6 +58,7 @@ func (s *kvService) Pipeline(stream grpc.BidiStreamingServer[ostrakapb.PipelineR
 		cancel() // nobody is there to hear the answers
 		p.fail()
 	}
+	close(p.groups)
 	p.reading.Wait()
 	p.finish()
 	running.Wait()
@@ -71,8 +73,10 @@ type pipeline struct {
 	// calls and ops are the receiver's.
 	calls *calls
 	ops   ostrakapb.OpReader
-	// reading joins the goroutines that read for this stream.
+	// reading joins the readers. One that has nothing to do waits for groups, and ends when that is closed; idle counts those.
 	reading sync.WaitGroup
+	groups  chan *readGroup
+	idle    atomic.Int32
 	// wake holds a token when there is something for the sender.
 	wake chan struct{}
 
@@ -218,7 +222,28 @@ func (p *pipeline) read(group *readGroup) {
 		p.answerReads(group)
 		return
 	}
-	p.reading.Go(func() { p.answerReads(group) })
+	select {
+	case p.groups <- group:
+	default:
+		p.reading.Go(func() { p.answerGroups(group) })
+	}
+}
+
+// idleReadersMax bounds the readers that wait for more. They are kept for their stacks, which have grown to what a read takes:
+// a new goroutine for each group would grow its own every time.
+const idleReadersMax = 8
+
+// answerGroups is a reader.
+func (p *pipeline) answerGroups(group *readGroup) {
+	for more := true; more; {
+		p.answerReads(group)
+		if p.idle.Add(1) > idleReadersMax {
+			p.idle.Add(-1)
+			return
+		}
+		group, more = <-p.groups
+		p.idle.Add(-1)
+	}
 }
 
 func (p *pipeline) answerReads(group *readGroup) {
