@@ -101,7 +101,8 @@ func (l *load) record(caller int, latency time.Duration, failed int, err error) 
 	if failed > 0 {
 		l.failed.Add(int64(failed))
 		if err != nil {
-			l.firstError.CompareAndSwap(nil, &err)
+			first := err // a variable of its own, so that calls without one cost no memory
+			l.firstError.CompareAndSwap(nil, &first)
 		}
 	}
 	s := &l.stripes[caller%len(l.stripes)]

@@ -11,60 +11,48 @@ import (
 	"github.com/ostraka-db/ostraka/shard"
 )
 
-// operation is one request of a single shard, on its way through as many attempts as it takes.
-type operation struct {
+// kind is what an operation's attempts have in common.
+type kind struct {
 	name string
 	// write: an attempt may change something, so that it is not sent again once its outcome is unknown.
 	write bool
 	// stale: any replica may answer.
 	stale bool
-	// route finds the shard in the routes of the moment.
-	route func(*routes) (*shardRoute, error)
-	// send makes one attempt by a call of its own and keeps the answer.
-	send func(ctx context.Context, kv ostrakapb.KVClient, h *ostrakapb.Header) error
 }
 
-// keyOperation is an operation on one key, which may share its way with others.
+// operation is a request to one shard, on its way through as many attempts as it takes.
+type operation interface {
+	// route finds the shard in the routes of the moment.
+	route(*routes) (*shardRoute, error)
+	// try makes one attempt and keeps the answer; nil: there is one.
+	try(context.Context, *Client, *attempt) *failure
+}
+
+// keyOperation is an operation on one key, which may share its way with others. It holds all that its way takes, so that it
+// is made with one allocation.
 type keyOperation struct {
-	name         string
-	write, stale bool
-	key          []byte
+	kind
+	key []byte
 	// bytes of keys and values.
 	bytes int
 	op    *ostrakapb.Op
 	// header is the one in op.
 	header *ostrakapb.Header
+
+	slot    shard.Slot
+	attempt attempt
+	result  *ostrakapb.OpResult
 }
 
-// run sends an operation until it is answered, must not be sent again, or is out of time.
-func (c *Client) run(ctx context.Context, o *operation) error {
-	h := new(ostrakapb.Header)
-	return c.repeat(ctx, &attempts{name: o.name, write: o.write, stale: o.stale, route: o.route,
-		try: func(ctx context.Context, a *attempt) *failure {
-			c.fill(h, a)
-			return c.alone(ctx, a, func(ctx context.Context) error { return o.send(ctx, a.node.kv, h) })
-		}})
-}
+func (o *keyOperation) route(r *routes) (*shardRoute, error) { return r.of(o.slot), nil }
 
-// runKey is run for an operation on one key.
+// runKey sends an operation on one key until it is answered, must not be sent again, or is out of time.
 func (c *Client) runKey(ctx context.Context, o *keyOperation) (*ostrakapb.OpResult, error) {
-	var result *ostrakapb.OpResult
-	slot := shard.SlotOf(o.key)
-	err := c.repeat(ctx, &attempts{name: o.name, write: o.write, stale: o.stale,
-		route: func(r *routes) (*shardRoute, error) { return r.of(slot), nil },
-		try: func(ctx context.Context, a *attempt) (f *failure) {
-			result, f = c.tryKey(ctx, a, o)
-			return f
-		}})
-	return result, err
-}
-
-// attempts is what an operation needs to be tried until it is settled.
-type attempts struct {
-	name         string
-	write, stale bool
-	route        func(*routes) (*shardRoute, error)
-	try          func(context.Context, *attempt) *failure
+	o.slot = shard.SlotOf(o.key)
+	if err := c.repeat(ctx, &o.kind, o, &o.attempt); err != nil {
+		return nil, err
+	}
+	return o.result, nil
 }
 
 // attempt is one sending of one operation.
@@ -85,32 +73,32 @@ func (c *Client) fill(h *ostrakapb.Header, a *attempt) {
 	h.ClientId, h.LowestUnanswered = c.cfg.clientID[:], c.session.lowestUnanswered()
 }
 
-// repeat is the loop behind every operation of one shard.
-func (c *Client) repeat(ctx context.Context, o *attempts) error {
-	a := attempt{write: o.write}
+// repeat is the loop behind every operation of one shard. a is room for its attempts.
+func (c *Client) repeat(ctx context.Context, k *kind, o operation, a *attempt) error {
+	a.write = k.write
 	deadline, bounded := ctx.Deadline()
 	if a.deadline = deadline; !bounded {
 		a.deadline = time.Now().Add(c.cfg.timeout)
 	}
-	if o.write {
+	if k.write {
 		a.request = c.session.begin()
 		defer c.session.end(a.request)
 	}
 	var way course
 	for {
 		if err := c.over(ctx, &way); err != nil {
-			return fmt.Errorf("%s: %w", o.name, err)
+			return fmt.Errorf("%s: %w", k.name, err)
 		}
 		rt := c.routes.Load()
 		sr, err := o.route(rt)
 		if err != nil {
 			return err
 		}
-		a.route, a.node = sr, way.next(sr, o.stale)
+		a.route, a.node = sr, way.next(sr, k.stale)
 		a.epoch, a.number = uint64(rt.m.Epoch()), uint32(way.attempts)
-		f := o.try(ctx, &a)
+		f := o.try(ctx, c, a)
 		if f == nil {
-			if !o.stale {
+			if !k.stale {
 				sr.learn(a.node)
 			}
 			return nil
@@ -125,43 +113,40 @@ func (c *Client) repeat(ctx context.Context, o *attempts) error {
 		}
 		pause, err := c.settle(ctx, &way, rt, sr, a.node, f)
 		if err != nil {
-			return fmt.Errorf("%s: %w", o.name, err)
+			return fmt.Errorf("%s: %w", k.name, err)
 		}
 		if !c.pause(ctx, pause) {
-			return fmt.Errorf("%s: %w", o.name, c.ended(ctx, &way))
+			return fmt.Errorf("%s: %w", k.name, c.ended(ctx, &way))
 		}
 	}
 }
 
-// tryKey makes one attempt of an operation on one key: over the node's stream, or by a call of its own where it is large
-// or the node has no stream.
-func (c *Client) tryKey(ctx context.Context, a *attempt, o *keyOperation) (*ostrakapb.OpResult, *failure) {
+// try makes one attempt over the node's stream, or by a call of its own where the operation is large or the node has no stream.
+func (o *keyOperation) try(ctx context.Context, c *Client, a *attempt) *failure {
 	if o.bytes <= pipelineValueBytesMax && !a.node.pipeline.absent() {
 		if o.write { // all else is in the message's header
 			o.header.Request, o.header.Attempt = a.request, a.number
 		}
-		result, f, absent := c.piped(ctx, a, o.op)
+		f, absent := o.piped(ctx, c, a)
 		if !absent {
-			return result, f
+			return f
 		}
 	}
 	c.fill(o.header, a)
-	var result *ostrakapb.OpResult
-	f := c.alone(ctx, a, func(ctx context.Context) (err error) {
-		result, err = unary(ctx, a.node.kv, o.op)
+	return c.alone(ctx, a, func(ctx context.Context) (err error) {
+		o.result, err = unary(ctx, a.node.kv, o.op)
 		return err
 	})
-	return result, f
 }
 
 // piped makes an attempt over the node's stream. absent: nothing was done, the node has none.
-func (c *Client) piped(ctx context.Context, a *attempt, op *ostrakapb.Op) (result *ostrakapb.OpResult, f *failure, absent bool) {
-	o := a.node.pipeline.call(ctx, c.newCall(a, op))
-	if errors.Is(o.err, errPipelineAbsent) {
-		return nil, nil, true
+func (o *keyOperation) piped(ctx context.Context, c *Client, a *attempt) (f *failure, absent bool) {
+	out := a.node.pipeline.call(ctx, c.newCall(a, o.op))
+	if errors.Is(out.err, errPipelineAbsent) {
+		return nil, true
 	}
-	result, f = c.understood(ctx, a, o)
-	return result, f, false
+	o.result, f = c.understood(ctx, a, out)
+	return f, false
 }
 
 // newCall puts an attempt into the form in which it travels over a stream.

@@ -46,15 +46,17 @@ func Stale() ReadOption { return staleOption{} }
 // Get reads a key. Errors: ErrNotFound, ErrUnavailable, ErrLimit, ErrInvalid.
 func (c *Client) Get(ctx context.Context, key []byte, opts ...ReadOption) (Value, error) {
 	o := newReadOptions(opts)
-	var m struct { // one allocation for the four
+	var m struct { // one allocation for the five
 		op     ostrakapb.Op
 		kind   ostrakapb.Op_Get
 		get    ostrakapb.GetRequest
 		header ostrakapb.Header
+		run    keyOperation
 	}
 	m.op.Op, m.kind.Get, m.get.Header = &m.kind, &m.get, &m.header
 	m.get.Key, m.get.Level = key, o.level
-	result, err := c.keyed(ctx, &keyOperation{name: "get", stale: o.stale(), key: key, header: &m.header, op: &m.op}, nil)
+	m.run = keyOperation{kind: kind{name: "get", stale: o.stale()}, key: key, header: &m.header, op: &m.op}
+	result, err := c.keyed(ctx, &m.run, nil)
 	resp := result.GetGet()
 	if err != nil {
 		return Value{}, err
@@ -82,7 +84,7 @@ type KeyInfo struct {
 func (c *Client) TTL(ctx context.Context, key []byte, opts ...ReadOption) (KeyInfo, error) {
 	o := newReadOptions(opts)
 	req := &ostrakapb.TTLRequest{Header: new(ostrakapb.Header), Key: key, Level: o.level}
-	result, err := c.keyed(ctx, &keyOperation{name: "ttl", stale: o.stale(), key: key, header: req.Header,
+	result, err := c.keyed(ctx, &keyOperation{kind: kind{name: "ttl", stale: o.stale()}, key: key, header: req.Header,
 		op: &ostrakapb.Op{Op: &ostrakapb.Op_Ttl{Ttl: req}}}, nil)
 	resp := result.GetTtl()
 	switch {
@@ -106,11 +108,12 @@ type SetResult struct {
 //
 // Errors: a *ConditionError (ErrConditionNotMet), ErrUnavailable, ErrOutcomeUnknown, ErrLimit, ErrInvalid.
 func (c *Client) Set(ctx context.Context, key, value []byte, opts ...SetOption) (SetResult, error) {
-	var m struct { // one allocation for the four
+	var m struct { // one allocation for the five
 		op     ostrakapb.Op
 		kind   ostrakapb.Op_Set
 		set    ostrakapb.SetRequest
 		header ostrakapb.Header
+		run    keyOperation
 	}
 	m.op.Op, m.kind.Set, m.set.Header = &m.kind, &m.set, &m.header
 	m.set.Key, m.set.Value = key, value
@@ -119,7 +122,8 @@ func (c *Client) Set(ctx context.Context, key, value []byte, opts ...SetOption) 
 			return SetResult{}, err
 		}
 	}
-	result, err := c.keyed(ctx, &keyOperation{name: "set", write: true, key: key, header: &m.header, op: &m.op}, value)
+	m.run = keyOperation{kind: kind{name: "set", write: true}, key: key, header: &m.header, op: &m.op}
+	result, err := c.keyed(ctx, &m.run, value)
 	resp := result.GetSet()
 	if err != nil {
 		return SetResult{}, err
@@ -156,7 +160,7 @@ func (c *Client) Delete(ctx context.Context, key []byte, opts ...DeleteOption) (
 			return DeleteResult{}, err
 		}
 	}
-	result, err := c.keyed(ctx, &keyOperation{name: "delete", write: true, key: key, header: req.Header,
+	result, err := c.keyed(ctx, &keyOperation{kind: kind{name: "delete", write: true}, key: key, header: req.Header,
 		op: &ostrakapb.Op{Op: &ostrakapb.Op_Delete{Delete: req}}}, nil)
 	resp := result.GetDelete()
 	if err != nil {
@@ -176,7 +180,7 @@ func (c *Client) Delete(ctx context.Context, key []byte, opts ...DeleteOption) (
 // Errors: a *ConditionError (ErrConditionNotMet), ErrUnavailable, ErrOutcomeUnknown, ErrLimit, ErrInvalid.
 func (c *Client) CompareAndSet(ctx context.Context, key, old, new []byte) (uint64, error) {
 	req := &ostrakapb.CompareAndSetRequest{Header: &ostrakapb.Header{}, Key: key, Old: old, New: new}
-	result, err := c.keyed(ctx, &keyOperation{name: "compare-and-set", write: true, key: key, bytes: len(old), header: req.Header,
+	result, err := c.keyed(ctx, &keyOperation{kind: kind{name: "compare-and-set", write: true}, key: key, bytes: len(old), header: req.Header,
 		op: &ostrakapb.Op{Op: &ostrakapb.Op_CompareAndSet{CompareAndSet: req}}}, new)
 	resp := result.GetCompareAndSet()
 	switch {
@@ -201,7 +205,7 @@ type IncrementResult struct {
 // Errors: ErrNotInteger, ErrOverflow, ErrUnavailable, ErrOutcomeUnknown, ErrLimit, ErrInvalid.
 func (c *Client) Increment(ctx context.Context, key []byte, delta int64) (IncrementResult, error) {
 	req := &ostrakapb.IncrementRequest{Header: new(ostrakapb.Header), Key: key, Delta: delta}
-	result, err := c.keyed(ctx, &keyOperation{name: "increment", write: true, key: key, header: req.Header,
+	result, err := c.keyed(ctx, &keyOperation{kind: kind{name: "increment", write: true}, key: key, header: req.Header,
 		op: &ostrakapb.Op{Op: &ostrakapb.Op_Increment{Increment: req}}}, nil)
 	resp := result.GetIncrement()
 	if err != nil {
@@ -222,7 +226,7 @@ type AppendResult struct {
 // Errors: ErrUnavailable, ErrOutcomeUnknown, ErrLimit, ErrInvalid.
 func (c *Client) Append(ctx context.Context, key, value []byte) (AppendResult, error) {
 	req := &ostrakapb.AppendRequest{Header: new(ostrakapb.Header), Key: key, Value: value}
-	result, err := c.keyed(ctx, &keyOperation{name: "append", write: true, key: key, header: req.Header,
+	result, err := c.keyed(ctx, &keyOperation{kind: kind{name: "append", write: true}, key: key, header: req.Header,
 		op: &ostrakapb.Op{Op: &ostrakapb.Op_Append{Append: req}}}, value)
 	resp := result.GetAppend()
 	if err != nil {
@@ -240,7 +244,7 @@ func (c *Client) Expire(ctx context.Context, key []byte, ttl time.Duration) (uin
 		return 0, err
 	}
 	req := &ostrakapb.ExpireRequest{Header: new(ostrakapb.Header), Key: key, TtlMs: millis}
-	result, err := c.keyed(ctx, &keyOperation{name: "expire", write: true, key: key, header: req.Header,
+	result, err := c.keyed(ctx, &keyOperation{kind: kind{name: "expire", write: true}, key: key, header: req.Header,
 		op: &ostrakapb.Op{Op: &ostrakapb.Op_Expire{Expire: req}}}, nil)
 	resp := result.GetExpire()
 	return found(resp.GetFound(), resp.GetVersion(), err)
@@ -249,7 +253,7 @@ func (c *Client) Expire(ctx context.Context, key []byte, ttl time.Duration) (uin
 // Persist takes a key's TTL away and returns its new version. Errors: as Expire.
 func (c *Client) Persist(ctx context.Context, key []byte) (uint64, error) {
 	req := &ostrakapb.PersistRequest{Header: new(ostrakapb.Header), Key: key}
-	result, err := c.keyed(ctx, &keyOperation{name: "persist", write: true, key: key, header: req.Header,
+	result, err := c.keyed(ctx, &keyOperation{kind: kind{name: "persist", write: true}, key: key, header: req.Header,
 		op: &ostrakapb.Op{Op: &ostrakapb.Op_Persist{Persist: req}}}, nil)
 	resp := result.GetPersist()
 	return found(resp.GetFound(), resp.GetVersion(), err)
@@ -258,7 +262,7 @@ func (c *Client) Persist(ctx context.Context, key []byte) (uint64, error) {
 // Touch steps a key's version, leaves value and TTL as they are, and returns the new version. Errors: as Expire.
 func (c *Client) Touch(ctx context.Context, key []byte) (uint64, error) {
 	req := &ostrakapb.TouchRequest{Header: new(ostrakapb.Header), Key: key}
-	result, err := c.keyed(ctx, &keyOperation{name: "touch", write: true, key: key, header: req.Header,
+	result, err := c.keyed(ctx, &keyOperation{kind: kind{name: "touch", write: true}, key: key, header: req.Header,
 		op: &ostrakapb.Op{Op: &ostrakapb.Op_Touch{Touch: req}}}, nil)
 	resp := result.GetTouch()
 	return found(resp.GetFound(), resp.GetVersion(), err)

@@ -220,7 +220,8 @@ func (s *scan) page(ctx context.Context, h *head) (*ostrakapb.ScanResponse, erro
 	if s.options.limit > 0 {
 		size = min(size, s.left)
 	}
-	req := &ostrakapb.ScanRequest{
+	p := &page{kind: kind{name: "scan", stale: s.options.read.stale()}, routes: s.routes, request: &ostrakapb.ScanRequest{
+		Header:   new(ostrakapb.Header),
 		Shard:    uint32(h.shard),
 		Start:    s.next,
 		End:      s.end,
@@ -228,23 +229,35 @@ func (s *scan) page(ctx context.Context, h *head) (*ostrakapb.ScanResponse, erro
 		Level:    s.options.read.level,
 		Cursor:   h.cursor,
 		KeysOnly: s.options.keysOnly,
+	}}
+	if err := s.c.repeat(ctx, &p.kind, p, new(attempt)); err != nil {
+		return nil, err
 	}
-	var resp *ostrakapb.ScanResponse
-	err := s.c.run(ctx, &operation{
-		name:  "scan",
-		stale: s.options.read.stale(),
-		route: func(r *routes) (*shardRoute, error) {
-			if r != s.routes {
-				return nil, errMapChanged
-			}
-			return r.shards[h.shard], nil
-		},
-		send: func(ctx context.Context, kv ostrakapb.KVClient, header *ostrakapb.Header) (err error) {
-			req.Header = header
-			resp, err = kv.Scan(ctx, req)
-			return err
-		}})
-	return resp, err
+	return p.response, nil
+}
+
+// page is the operation that fetches one page of one shard. Each attempt is a call of its own.
+type page struct {
+	kind
+	// routes are those that the scan began with: it has to begin again with newer ones.
+	routes   *routes
+	request  *ostrakapb.ScanRequest
+	response *ostrakapb.ScanResponse
+}
+
+func (p *page) route(r *routes) (*shardRoute, error) {
+	if r != p.routes {
+		return nil, errMapChanged
+	}
+	return r.shards[shard.ID(p.request.GetShard())], nil
+}
+
+func (p *page) try(ctx context.Context, c *Client, a *attempt) *failure {
+	c.fill(p.request.Header, a)
+	return c.alone(ctx, a, func(ctx context.Context) (err error) {
+		p.response, err = a.node.kv.Scan(ctx, p.request)
+		return err
+	})
 }
 
 // head is one shard's part of a merge: what it holds of its current page.
