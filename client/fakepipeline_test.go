@@ -27,7 +27,21 @@ func (n *fakeNode) Pipeline(stream grpc.BidiStreamingServer[ostrakapb.PipelineRe
 
 	var sending sync.Mutex
 	var calls sync.WaitGroup
-	defer calls.Wait()
+	var starting sync.Mutex // guards calls.Go against calls.Wait
+	over := false
+	defer func() {
+		starting.Lock()
+		over = true
+		starting.Unlock()
+		calls.Wait()
+	}()
+	start := func(call func()) {
+		starting.Lock()
+		defer starting.Unlock()
+		if !over {
+			calls.Go(call)
+		}
+	}
 	broken := make(chan error, 1)
 	breakWith := func(err error) {
 		select {
@@ -53,7 +67,7 @@ func (n *fakeNode) Pipeline(stream grpc.BidiStreamingServer[ostrakapb.PipelineRe
 				return
 			}
 			for _, c := range r.GetCalls() {
-				calls.Go(func() {
+				start(func() {
 					result, err := n.pipelined(stream, r.GetHeader(), c.GetOp())
 					if err != nil {
 						breakWith(err)

@@ -189,7 +189,7 @@ func TestMultiOperationsOutOfTime(t *testing.T) {
 	c := f.client()
 	f.lead(2, "") // an election that does not end
 	_, items := numbered(40)
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	done, failed := 0, 0
 	for _, err := range c.MultiSet(ctx, items) {
