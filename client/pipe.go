@@ -28,6 +28,8 @@ type pipe struct {
 	// waiting are the calls that were sent, by number.
 	waiting map[uint64]*pipelineCall
 	number  uint64
+	// latest is the number of the first call in the latest message.
+	latest uint64
 	// watching: watch looks at the calls every beat, until there are none.
 	watching bool
 	// heard: the node has answered something. silentSince is when the first call was sent since it last did, or since it was
@@ -181,6 +183,7 @@ func (s *pipe) send(ctx context.Context, stream grpc.ClientStream) error {
 			message, draining := s.next()
 			if message != nil {
 				if err := stream.SendMsg(message); err != nil {
+					s.unsend()
 					return err
 				}
 				continue
@@ -216,6 +219,7 @@ func (s *pipe) next() (message *ostrakapb.PipelineFrame, draining bool) {
 	b := ostrakapb.AppendRequestHeader(*buf, h)
 	now := time.Now()
 	taken, joined := 0, 0
+	s.latest = s.number + 1
 	for _, c := range s.queue {
 		if joined == pipelineCallsMax || len(b) > pipelineMessageBytes {
 			break
@@ -245,6 +249,21 @@ func (s *pipe) next() (message *ostrakapb.PipelineFrame, draining bool) {
 	message = new(ostrakapb.PipelineFrame)
 	message.Add(buf)
 	return message, false
+}
+
+// unsend puts the calls of the latest message back into the queue, to fail as not sent. gRPC gives an error for a message only
+// where it did not take it: the stream or the connection was over before, and not a byte has left.
+func (s *pipe) unsend() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for number, c := range s.waiting {
+		if number >= s.latest {
+			delete(s.waiting, number)
+			c.number = 0
+			s.queue = append(s.queue, c)
+			s.queueBytes += len(c.op)
+		}
+	}
 }
 
 // refuse ends calls that were not sent to a node that is about to stop.

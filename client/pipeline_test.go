@@ -5,11 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	ostrakapb "github.com/ostraka-db/ostraka/proto"
@@ -276,6 +280,33 @@ func TestLargeValuesGoAlone(t *testing.T) {
 	}
 	if got, err := c.Get(t.Context(), []byte("large")); err != nil || !bytes.Equal(got.Value, large) {
 		t.Errorf("%d bytes, %v", len(got.Value), err)
+	}
+}
+
+// brokenStream takes a number of messages, and then none.
+type brokenStream struct {
+	grpc.ClientStream
+	takes int
+}
+
+func (b *brokenStream) SendMsg(any) error {
+	if b.takes--; b.takes < 0 {
+		return io.EOF
+	}
+	return nil
+}
+
+// A message that gRPC does not take has not been sent, and its calls may be made again; those before it have been.
+func TestMessageThatWasNotTaken(t *testing.T) {
+	s, calls := testPipe(t, pipelineCallsMax+1) // two messages
+	if err := s.send(t.Context(), &brokenStream{takes: 1}); err != io.EOF {
+		t.Fatal(err)
+	}
+	s.end(status.Error(codes.Unavailable, "broken"))
+	for i, c := range calls {
+		if o := s.wait(t.Context(), c); o.sent != (i < pipelineCallsMax) || status.Code(o.err) != codes.Unavailable {
+			t.Fatalf("call %d: sent %v, %v", i, o.sent, o.err)
+		}
 	}
 }
 
