@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
 )
@@ -120,10 +121,13 @@ func (e *boltEntries) GetLog(index uint64, entry *raft.Log) (err error) {
 	defer guardDamage(e.path, &err)()
 	var found raft.Log
 	if err := e.BoltStore.GetLog(index, &found); err != nil {
-		if errors.Is(err, raft.ErrLogNotFound) {
+		switch {
+		case errors.Is(err, raft.ErrLogNotFound):
 			return raft.ErrLogNotFound
+		case errors.Is(err, bbolterrors.ErrDatabaseNotOpen):
+			return fmt.Errorf("%w: %s", ErrClosed, e.path)
 		}
-		return fmt.Errorf("%s: entry %d: %w", e.path, index, err)
+		return fmt.Errorf("%w: %s: entry %d: %w", ErrLogDamaged, e.path, index, err) // it was found, and doesn't decode
 	}
 	if found.Index != index {
 		return fmt.Errorf("%w: %s: entry %d says that it is %d", ErrLogDamaged, e.path, index, found.Index)

@@ -101,7 +101,30 @@ func (r *Replica) reconcile() error {
 	if err := s.setDamagedAside(); err != nil {
 		return err
 	}
-	return r.checkFloor()
+	if err := r.checkFloor(); err != nil {
+		return err
+	}
+	return r.checkUnchecked()
+}
+
+// checkUnchecked reads what raft is going to apply, of a log whose store has not checked it at its open, as the write-ahead
+// log has: raft panics at an entry that it can't read, at each start again.
+func (r *Replica) checkUnchecked() error {
+	if r.Log.entries.watched() {
+		return nil
+	}
+	newest, _ := r.Snapshots.newest()
+	first, last := r.Log.bounds()
+	for index := max(first, newest.index+1); first > 0 && index <= last; index++ {
+		var e raft.Log
+		switch err := r.Log.GetLog(index, &e); {
+		case errors.Is(err, raft.ErrLogNotFound):
+			return fmt.Errorf("%w: entry %d is missing from [%d, %d]", ErrLogGap, index, first, last)
+		case err != nil:
+			return err
+		}
+	}
+	return nil
 }
 
 // followSnapshot makes the log one that goes on from the newest snapshot, which is good, or from nothing.
