@@ -173,6 +173,27 @@ func Converged(s *client.Status) bool {
 	return true
 }
 
+// Healthy holds for a status in which every node is up, every shard has a leader, and all replicas run, vote and are whole,
+// those of the cluster's own state too.
+func Healthy(s *client.Status) bool {
+	if !Led(s) {
+		return false
+	}
+	for _, n := range s.Nodes {
+		if n.State != "up" || n.MetaReplica != "ok" {
+			return false
+		}
+	}
+	for _, sh := range s.Shards {
+		for _, r := range sh.Replicas {
+			if !r.Voter || r.State != "ok" || r.Role != "leader" && r.Role != "follower" {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // AwaitStatus asks for the cluster's status until it is as wanted.
 func (c *Cluster) AwaitStatus(ctx context.Context, wanted func(*client.Status) bool) (*client.Status, error) {
 	admin, err := client.NewAdmin(c.Endpoints())

@@ -1,12 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/ostraka-db/ostraka/bench/cluster"
 )
 
 // need is what a fault wants of the machine.
@@ -97,6 +102,9 @@ var faults = []*fault{
 	{name: "disk-fails", needs: disks, kind: ofDisk, plan: one("disk-fails"), begin: failDisk, end: restorePower},
 	{name: "disk-full", needs: disks, kind: ofDisk, plan: one("disk-full"), begin: fillDisk, end: freeDisk},
 	{name: "disks-full", needs: disks, kind: ofDisk, plan: all("disks-full"), begin: fillDisk, end: freeDisk},
+	{name: "wipe", kind: ofProcess, holdMax: time.Second, plan: one("wipe"), begin: wipe, end: startReplaced},
+	{name: "rot-log", kind: ofProcess, holdMax: time.Second, plan: one("rot-log"), begin: rotLog, end: startReplaced},
+	{name: "rot-snapshots", kind: ofProcess, holdMax: time.Second, plan: one("rot-snapshots"), begin: rotSnapshots, end: startReplaced},
 	{name: "overload", kind: ofLoad, plan: func(*rand.Rand, []string) action { return action{Fault: "overload"} }, begin: overload, end: endOverload},
 }
 
@@ -134,6 +142,81 @@ func kill(_ context.Context, t *torture, a action) error {
 func start(ctx context.Context, t *torture, a action) error {
 	return each(a.Nodes, func(node string) error { return t.start(ctx, node) })
 }
+
+// wipe takes a node's data away: it must come back as a new life of itself, with fresh replicas.
+func wipe(ctx context.Context, t *torture, a action) error {
+	if err := kill(ctx, t, a); err != nil {
+		return err
+	}
+	return each(a.Nodes, func(node string) error {
+		dir := t.cluster.Node(node).DataDir
+		entries, err := os.ReadDir(dir)
+		for _, e := range entries {
+			if e.Name() != "lost+found" { // of the disk, not of the node
+				err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+			}
+		}
+		return err
+	})
+}
+
+// rotLog flips bits in the oldest file of a node's log, and rotSnapshots in all snapshots: the replicas that are struck must
+// notice, never vote again, and be replaced.
+func rotLog(ctx context.Context, t *torture, a action) error {
+	return rot(ctx, t, a, "wal/*.wal", 1)
+}
+
+func rotSnapshots(ctx context.Context, t *torture, a action) error {
+	return rot(ctx, t, a, "snap/*/*.snap", 1<<20)
+}
+
+func rot(ctx context.Context, t *torture, a action, pattern string, filesMax int) error {
+	if err := kill(ctx, t, a); err != nil {
+		return err
+	}
+	return each(a.Nodes, func(node string) error {
+		found, err := filepath.Glob(filepath.Join(t.cluster.Node(node).DataDir, pattern))
+		for _, path := range found[:min(filesMax, len(found))] { // none yet: then it is a kill
+			err = errors.Join(err, flip(path))
+		}
+		return err
+	})
+}
+
+// flip changes a bit in every 4 KiB of what is used of a file but its first, which says what it is.
+func flip(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	used := len(bytes.TrimRight(b, "\x00"))
+	for at := 4096 + 777; at < used; at += 4096 {
+		b[at] ^= 0x10
+	}
+	return os.WriteFile(path, b, 0o600)
+}
+
+// startReplaced starts nodes and waits until every replica of every group is a voter that runs.
+func startReplaced(ctx context.Context, t *torture, a action) error {
+	if err := start(ctx, t, a); err != nil {
+		return err
+	}
+	began := time.Now()
+	waiting, cancel := context.WithTimeout(ctx, replacedMax)
+	defer cancel()
+	if _, err := t.cluster.AwaitStatus(waiting, cluster.Healthy); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		t.violation("%s after %s the replicas are not replaced: %v", replacedMax, a, err)
+		return fmt.Errorf("going on would strike a cluster that has lost a node already: %w", err)
+	}
+	t.say("%s: all replicas vote again after %.1fs", a, time.Since(began).Seconds())
+	return nil
+}
+
+// replacedMax bounds how long a node's replicas may take to be replaced.
+const replacedMax = time.Minute
 
 // terminate asks a node to end in good order: it must, and with status 0.
 func terminate(ctx context.Context, t *torture, a action) error {

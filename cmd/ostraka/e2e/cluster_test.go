@@ -256,7 +256,7 @@ func TestLostDataDoesNotVote(t *testing.T) {
 		t.Errorf("shard 1: %+v", s.Shards[0].Replicas)
 	}
 	restart(t, away)
-	await(t, c, healthy)
+	await(t, c, cluster.Healthy)
 
 	kill(t, away)
 	kill(t, wiped)
@@ -276,7 +276,7 @@ func TestLostDataDoesNotVote(t *testing.T) {
 		time.Sleep(time.Second) // for something that must not happen
 	}
 	restart(t, away)
-	await(t, c, healthy)
+	await(t, c, cluster.Healthy)
 	if got, err := cl.Get(ctx, []byte("k")); err != nil || string(got.Value) != "v" {
 		t.Errorf("got %q, %v", got.Value, err)
 	}

@@ -205,7 +205,7 @@ func TestUncleanBootIsReplaced(t *testing.T) {
 	l := startLoad(t, c, 8)
 	for _, p := range c.Nodes()[:2] {
 		l.progress(300)
-		before := replicaIDs(await(t, c, healthy), p.ID)
+		before := replicaIDs(await(t, c, cluster.Healthy), p.ID)
 		kill(t, p)
 		if err := os.WriteFile(filepath.Join(p.DataDir, "wal", "unsynced"), []byte("an earlier start of the machine"), 0o600); err != nil {
 			t.Fatal(err)
@@ -218,7 +218,7 @@ func TestUncleanBootIsReplaced(t *testing.T) {
 					return false
 				}
 			}
-			return healthy(s)
+			return cluster.Healthy(s)
 		})
 		t.Logf("%s: replicas %v are now %v", p.ID, before, replicaIDs(s, p.ID))
 	}

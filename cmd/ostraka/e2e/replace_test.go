@@ -15,30 +15,6 @@ import (
 	"github.com/ostraka-db/ostraka/server"
 )
 
-// healthy holds for a status in which every shard has a leader and three voters that are well, and so has the cluster's
-// own state.
-func healthy(s *client.Status) bool {
-	if !cluster.Led(s) {
-		return false
-	}
-	for _, n := range s.Nodes {
-		if n.State != "up" || n.MetaReplica != "ok" {
-			return false
-		}
-	}
-	for _, sh := range s.Shards {
-		if len(sh.Replicas) != 3 {
-			return false
-		}
-		for _, r := range sh.Replicas {
-			if !r.Voter || r.State != "ok" || r.Role != "leader" && r.Role != "follower" {
-				return false
-			}
-		}
-	}
-	return true
-}
-
 // replicaIDs are the ids of a node's replicas by shard.
 func replicaIDs(s *client.Status, node string) map[int]uint64 {
 	ids := make(map[int]uint64)
@@ -59,7 +35,7 @@ func TestWipedNodesRejoin(t *testing.T) {
 	l := startLoad(t, c, 5)
 	l.progress(300)
 	for _, p := range c.Nodes() {
-		before := replicaIDs(await(t, c, healthy), p.ID)
+		before := replicaIDs(await(t, c, cluster.Healthy), p.ID)
 		kill(t, p)
 		if err := os.RemoveAll(p.DataDir); err != nil {
 			t.Fatal(err)
@@ -73,13 +49,13 @@ func TestWipedNodesRejoin(t *testing.T) {
 					return false
 				}
 			}
-			return healthy(s)
+			return cluster.Healthy(s)
 		})
 		t.Logf("%s: replicas %v are now %v", p.ID, before, replicaIDs(s, p.ID))
 		l.progress(100)
 	}
 	l.end(connect(t, c))
-	await(t, c, func(s *client.Status) bool { return healthy(s) && cluster.Converged(s) })
+	await(t, c, func(s *client.Status) bool { return cluster.Healthy(s) && cluster.Converged(s) })
 }
 
 // A bit flips in the log of a stopped node, under load, for one node and shard after the other: the replica that it may
@@ -90,13 +66,13 @@ func TestDamagedReplicasAreReplaced(t *testing.T) {
 	l.progress(300)
 	for i, p := range c.Nodes() {
 		rotten := uint32(i + 1)
-		before := replicaIDs(await(t, c, healthy), p.ID)
+		before := replicaIDs(await(t, c, cluster.Healthy), p.ID)
 		kill(t, p)
 		rotEntry(t, p.DataDir, rotten)
 		l.progress(30)
 		restart(t, p)
 		s := await(t, c, func(s *client.Status) bool {
-			return healthy(s) && replicaIDs(s, p.ID)[int(rotten)] > before[int(rotten)]
+			return cluster.Healthy(s) && replicaIDs(s, p.ID)[int(rotten)] > before[int(rotten)]
 		})
 		now := replicaIDs(s, p.ID)
 		t.Logf("%s: replicas %v are now %v", p.ID, before, now)
@@ -108,7 +84,7 @@ func TestDamagedReplicasAreReplaced(t *testing.T) {
 		l.progress(100)
 	}
 	l.end(connect(t, c))
-	await(t, c, func(s *client.Status) bool { return healthy(s) && cluster.Converged(s) })
+	await(t, c, func(s *client.Status) bool { return cluster.Healthy(s) && cluster.Converged(s) })
 }
 
 // A replica, and then all of a node's, are replaced by command, while everything is well; and it is refused while the others
@@ -118,7 +94,7 @@ func TestReplaceByCommand(t *testing.T) {
 	l := startLoad(t, c, 7)
 	l.progress(300)
 	endpoints := strings.Join(c.Endpoints(), ",")
-	before := replicaIDs(await(t, c, healthy), "n2")
+	before := replicaIDs(await(t, c, cluster.Healthy), "n2")
 	status, stdout, stderr := ostraka(t, "", "cluster", "replace", "--node", "n2", "--shard", "2", "--endpoints", endpoints, "--json")
 	if status != 0 {
 		t.Fatalf("status %d, %s", status, stderr)
@@ -127,7 +103,9 @@ func TestReplaceByCommand(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &replaced); err != nil || len(replaced) != 1 || uint64(replaced[0].Old) != before[2] || replaced[0].Shard != 2 {
 		t.Errorf("%s: %v", stdout, err)
 	}
-	s := await(t, c, func(s *client.Status) bool { return healthy(s) && replicaIDs(s, "n2")[2] == uint64(replaced[0].Fresh) })
+	s := await(t, c, func(s *client.Status) bool {
+		return cluster.Healthy(s) && replicaIDs(s, "n2")[2] == uint64(replaced[0].Fresh)
+	})
 	// Now the leader of most, whole.
 	lead, _ := cluster.MostLeading(s)
 	before = replicaIDs(s, lead)
@@ -140,7 +118,7 @@ func TestReplaceByCommand(t *testing.T) {
 				return false
 			}
 		}
-		return healthy(s)
+		return cluster.Healthy(s)
 	})
 	l.progress(100)
 	l.end(connect(t, c))
@@ -159,7 +137,7 @@ func TestReplaceByCommand(t *testing.T) {
 		t.Errorf("an unknown node: status %d, %s", status, stderr)
 	}
 	restart(t, c.Node(away))
-	if now := replicaIDs(await(t, c, healthy), lead); !maps.Equal(now, replicaIDs(s, lead)) {
+	if now := replicaIDs(await(t, c, cluster.Healthy), lead); !maps.Equal(now, replicaIDs(s, lead)) {
 		t.Errorf("refused, and yet: %v, was %v", now, replicaIDs(s, lead))
 	}
 }
@@ -171,7 +149,7 @@ func TestRecoverFromALostMajority(t *testing.T) {
 	l := startLoad(t, c, 8)
 	l.progress(600)
 	l.end(connect(t, c))
-	await(t, c, func(s *client.Status) bool { return healthy(s) && cluster.Converged(s) })
+	await(t, c, func(s *client.Status) bool { return cluster.Healthy(s) && cluster.Converged(s) })
 	left, wiped, stale := c.Nodes()[0], c.Nodes()[1], c.Nodes()[2]
 
 	if status, _, stderr := ostraka(t, "", "recover", "--data-dir", left.DataDir, "--yes"); status != 1 || !strings.Contains(stderr, "is locked") {
@@ -231,7 +209,7 @@ func TestRecoverFromALostMajority(t *testing.T) {
 	}
 	restart(t, stale)
 	await(t, c, func(s *client.Status) bool {
-		return s.ClusterID == report.NewClusterID && healthy(s) && cluster.Converged(s)
+		return s.ClusterID == report.NewClusterID && cluster.Healthy(s) && cluster.Converged(s)
 	})
 	l.checkAcknowledged(cl)
 
@@ -259,7 +237,7 @@ func TestRecoverFromALostMajority(t *testing.T) {
 		restart(t, p)
 	}
 	await(t, c, func(s *client.Status) bool {
-		return s.ClusterID == again.NewClusterID && healthy(s) && cluster.Converged(s)
+		return s.ClusterID == again.NewClusterID && cluster.Healthy(s) && cluster.Converged(s)
 	})
 	l.checkAcknowledged(connect(t, c))
 }
@@ -312,7 +290,7 @@ func TestOtherDamageIsReplaced(t *testing.T) {
 		},
 	} {
 		p := c.Nodes()[i]
-		before := replicaIDs(await(t, c, healthy), p.ID)
+		before := replicaIDs(await(t, c, cluster.Healthy), p.ID)
 		old := theFiles(t, p, "meta/log-*.bolt")
 		kill(t, p)
 		damage(p)
@@ -320,9 +298,9 @@ func TestOtherDamageIsReplaced(t *testing.T) {
 		s := await(t, c, func(s *client.Status) bool {
 			if i < 2 { // a fresh id has a file of its own, and the old one's is gone
 				files, err := filepath.Glob(filepath.Join(p.DataDir, "meta/log-*.bolt"))
-				return healthy(s) && err == nil && len(files) == 1 && !slices.Equal(files, old)
+				return cluster.Healthy(s) && err == nil && len(files) == 1 && !slices.Equal(files, old)
 			}
-			return healthy(s) && replicaIDs(s, p.ID)[1] > before[1]
+			return cluster.Healthy(s) && replicaIDs(s, p.ID)[1] > before[1]
 		})
 		if now := replicaIDs(s, p.ID); i < 2 && !maps.Equal(now, before) {
 			t.Errorf("shards' replicas %v are now %v", before, now)
@@ -330,5 +308,5 @@ func TestOtherDamageIsReplaced(t *testing.T) {
 		l.progress(100)
 	}
 	l.end(connect(t, c))
-	await(t, c, func(s *client.Status) bool { return healthy(s) && cluster.Converged(s) })
+	await(t, c, func(s *client.Status) bool { return cluster.Healthy(s) && cluster.Converged(s) })
 }
