@@ -51,6 +51,8 @@ const (
 	limitBatchBytes = "batch_bytes_max"
 	// limitCompareAndSet bounds a compare-and-set's old and new value together: what one log entry carries.
 	limitCompareAndSet = "compare_and_set_bytes_max"
+	// limitShardBytes bounds the keys and values of one shard together. It comes up where their number is over its limit, too.
+	limitShardBytes = "shard_bytes_max"
 )
 
 var compareAndSetBytesMax = store.MaxLimits().ValueBytesMax

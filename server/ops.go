@@ -99,6 +99,8 @@ func refusal(op *store.Op, r store.Result) error {
 		return errOverflow
 	case store.StatusTooLarge:
 		return &limitError{limit: store.LimitValueBytes, max: op.ValueBytesMax}
+	case store.StatusFull:
+		return &limitError{limit: limitShardBytes, max: int(min(store.BytesMax, int64(math.MaxInt)))}
 	case store.StatusNotOwned:
 		return fmt.Errorf("%w: slot %d is another shard's by now", shard.ErrStaleEpoch, shard.SlotOf(op.Key))
 	case store.StatusInvalid:

@@ -1,5 +1,11 @@
 package store
 
+import (
+	"bytes"
+
+	"github.com/ostraka-db/ostraka/store/internal/arena"
+)
+
 // Apply carries out one op on a key of slot. A write steps the version counter by one and gives the key that
 // version; a refused op and a lost condition change nothing. Writer only.
 func (s *Store) Apply(slot uint16, op *Op) Result {
@@ -11,24 +17,44 @@ func (s *Store) Apply(slot uint16, op *Op) Result {
 	if t == nil {
 		return Result{Status: StatusNotOwned}
 	}
-	held := t.records[string(op.Key)] // it may have expired
-	current := held.live(s.time)
+	hash := s.index.Hash(op.Key)
+	var held record // it may have expired
+	var current *record
+	if ref := s.index.Find(&t.keys, hash, op.Key); ref != 0 {
+		held = s.items.record(ref)
+		if !held.expired(s.time) {
+			current = &held
+		}
+	}
 	result := describe(op, current)
-	o := workOut(op, current, s.time, valueBytesMax)
+	o := workOut(op, current, s.time, valueBytesMax, s.digits[:0])
 	result.Status, result.Number = o.status, o.number
 	switch o.effect {
 	case effectWrite:
-		s.write(slot, t, held, op.Key, o)
+		if !s.admitsGrowth(op, &o, &held) {
+			result.Status, result.Number = StatusFull, 0
+			return result
+		}
+		s.write(t, hash, &held, record{key: op.Key, value: o.value, expiresAt: o.expiresAt, slot: slot}, o.tail)
 		result.Version = s.version
 	case effectRemove:
 		s.mu.Lock()
 		s.version++
-		s.handOverLocked(slot, t)
-		s.removeLocked(slot, t, current)
+		s.removeLocked(t, hash, current)
+		s.compactLocked()
 		s.mu.Unlock()
 		result.Version = s.version
 	}
 	return result
+}
+
+// admitsGrowth reports whether limits leave room for what a write adds.
+func (s *Store) admitsGrowth(op *Op, o *outcome, held *record) bool {
+	keys, size := int64(1), int64(len(op.Key)+len(o.value)+len(o.tail))
+	if held.ref != 0 {
+		keys, size = 0, size-int64(held.bytes())
+	}
+	return s.limits.admit(s.stats, keys, size)
 }
 
 func (s *Store) valueBytesMax(op *Op) int {
@@ -56,69 +82,9 @@ func describe(op *Op, current *record) Result {
 	}
 	result := Result{Version: current.version, Existed: true, PreviousVersion: current.version}
 	if op.ReturnPrevious {
-		result.HasPrevious, result.Previous = true, current.value
+		result.HasPrevious, result.Previous = true, bytes.Clone(current.value)
 	}
 	return result
-}
-
-// write gives a key a new value and expiry time at the next version. held as in putLocked.
-func (s *Store) write(slot uint16, t *table, held *record, key []byte, o outcome) {
-	version := s.version + 1
-	hash := hashItem(key, o.value, version, o.expiresAt)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.version = version
-	s.handOverLocked(slot, t)
-	s.putLocked(slot, t, held, key, record{value: o.value, version: version, expiresAt: o.expiresAt, hash: hash})
-}
-
-// putLocked inserts or replaces a record, of which next brings all but the key. held is the record that the table has of
-// the key, nil if none; it may be an expired one that nobody reaped yet.
-func (s *Store) putLocked(slot uint16, t *table, held *record, key []byte, next record) {
-	r := held
-	if r == nil {
-		if t.records == nil {
-			t.records = make(map[string]*record)
-		}
-		r = &record{key: string(key)}
-		t.records[r.key] = r
-		s.index.Set(r)
-	} else {
-		t.stats.subtract(r)
-		s.stats.subtract(r)
-	}
-	s.moveDeadlineLocked(slot, t, r.key, r.expiresAt, next.expiresAt)
-	next.key = r.key
-	*r = next
-	t.stats.add(r)
-	s.stats.add(r)
-}
-
-func (s *Store) removeLocked(slot uint16, t *table, r *record) {
-	delete(t.records, r.key)
-	s.index.Delete(r)
-	s.moveDeadlineLocked(slot, t, r.key, r.expiresAt, 0)
-	t.stats.subtract(r)
-	s.stats.subtract(r)
-}
-
-// moveDeadlineLocked moves a key to another expiry time, and its slot with it where the slot's earliest changes.
-func (s *Store) moveDeadlineLocked(slot uint16, t *table, key string, from, to Time) {
-	if from == to {
-		return
-	}
-	before := t.nextExpiry()
-	t.moveDeadline(key, from, to)
-	after := t.nextExpiry()
-	if before == after {
-		return
-	}
-	if before != 0 {
-		s.schedule.Delete(slotDeadline{before, slot})
-	}
-	if after != 0 {
-		s.schedule.Set(slotDeadline{after, slot})
-	}
 }
 
 // Reap removes at most limit keys of slot whose expiry time is at most cutoff and at most the store's time,
@@ -130,16 +96,18 @@ func (s *Store) Reap(slot uint16, cutoff Time, limit int) int {
 	if t == nil || limit <= 0 {
 		return 0
 	}
-	keys := t.due(min(cutoff, s.time), limit)
-	if len(keys) == 0 {
+	s.due = s.due[:0]
+	s.dueLocked(slot, min(cutoff, s.time), limit, func(ref arena.Ref) { s.due = append(s.due, ref) })
+	if len(s.due) == 0 {
 		return 0
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.version++
-	s.handOverLocked(slot, t)
-	for _, key := range keys {
-		s.removeLocked(slot, t, t.records[key])
+	for _, ref := range s.due {
+		r := s.items.record(ref)
+		s.removeLocked(t, s.index.Hash(r.key), &r)
 	}
-	return len(keys)
+	s.compactLocked()
+	return len(s.due)
 }

@@ -1,4 +1,4 @@
-// Package store is the memory of one replica: its keys, values, versions and expiry times, kept in
+// Package store is the memory of one replica: its keys, values, versions and expiry times, found through
 // one table per slot, with one index of all keys in order.
 //
 // It refuses to know about consensus, the network, shards and how a key hashes: the caller passes the
@@ -35,9 +35,21 @@
 // number of goroutines read beside it: Get, Peek, Inspect, Scan, Due, NextExpiry, Owns and the
 // statistics. A View may be used and closed from any one goroutine. The package starts no goroutine.
 //
-// The writer works a change out before it takes the lock (nobody else can change what it read), so a
-// large value is copied and hashed while readers go on. Values are replaced, never modified in place,
-// so readers copy them after they released it.
+// The writer works a change out before it takes the lock (nobody else can change what it read), so a value is hashed, and a large
+// one copied, while readers go on. Readers copy small values out while they hold the lock, since items move; large values
+// are replaced, never modified, and copied after it.
 //
-// Start reading at op.go (what can be asked), outcome.go (what it does to a key), then store.go.
+// # Memory
+//
+//	Store
+//	 ├ table per slot ──► internal/hashindex ──┐ blocks of references by hash
+//	 ├ byKey, deadlines ► internal/order ──────┤ nodes of references in order   ──► items: header, key, value in a cell,
+//	 └ View.kept                               ┘                                    in internal/arena; large values beside
+//
+// An item lies in one place, outside of the Go heap, and everything else holds its 32-bit reference; so a key of 16 bytes and
+// a value of 128 take 172 bytes, and the garbage collector walks nothing. An item moves when it is given a value of another
+// size, and when its page has become too empty; the store then changes the reference in all indexes. Where things lie depends on a
+// replica's own history and on its process's hash seed, and must show in nothing but MemoryStats.
+//
+// Start reading at op.go (what can be asked), outcome.go (what it does to a key), then write.go (how it is done) and item.go.
 package store

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 )
@@ -9,7 +10,15 @@ import (
 const (
 	keyBytesHardMax   = 32 << 10
 	valueBytesHardMax = 64 << 20
+
+	// A store's items are reached by references that span at least 64 GiB. With so many keys and bytes, all longest headers and the most
+	// padding, 54 of them are used; the rest is for what views keep.
+	keysHardMax  = 1 << 29
+	bytesHardMax = 32 << 30
 )
+
+// BytesMax is the most that keys and values of a store may come to, in bytes.
+const BytesMax int64 = bytesHardMax
 
 var (
 	ErrKeyEmpty      = errors.New("store: empty key")
@@ -46,6 +55,10 @@ func (e *LimitError) Unwrap() error {
 type Limits struct {
 	KeyBytesMax   int // bytes of a key, 1..32 KiB
 	ValueBytesMax int // bytes of a value, 1..64 MiB
+
+	// What a store holds at most; 0 stands for the most there may be. A write that would take it further is answered StatusFull.
+	KeysMax  int64 // keys, expired ones that were not reaped among them; up to 2^29
+	BytesMax int64 // Stats.Bytes, up to 32 GiB
 }
 
 // DefaultLimits returns what a server accepts unless configured otherwise: 32 KiB and 8 MiB.
@@ -66,7 +79,16 @@ func (l Limits) Validate() error {
 	if l.ValueBytesMax < 1 || l.ValueBytesMax > valueBytesHardMax {
 		return fmt.Errorf("store: %s is %d, want 1..%d", LimitValueBytes, l.ValueBytesMax, valueBytesHardMax)
 	}
+	if l.KeysMax < 0 || l.KeysMax > keysHardMax || l.BytesMax < 0 || l.BytesMax > bytesHardMax {
+		return fmt.Errorf("store: at most %d keys and %d bytes, want up to %d and %d", l.KeysMax, l.BytesMax, keysHardMax, int64(bytesHardMax))
+	}
 	return nil
+}
+
+// admit reports whether a store that holds has may hold keys and bytes more. Fewer bytes always are welcome.
+func (l Limits) admit(has Stats, keys, bytes int64) bool {
+	return (keys <= 0 || has.Keys+keys <= cmp.Or(l.KeysMax, keysHardMax)) &&
+		(bytes <= 0 || has.Bytes+bytes <= cmp.Or(l.BytesMax, bytesHardMax))
 }
 
 // CheckKey returns nil, ErrKeyEmpty, or a *LimitError that is ErrKeyTooLarge.

@@ -119,6 +119,10 @@ func (m *model) apply(slot uint16, op *store.Op) store.Result {
 	if r.Status != store.StatusOK || !write {
 		return r
 	}
+	if !remove && !m.admits(slot, key, len(next.value)) {
+		r.Status, r.Number = store.StatusFull, 0
+		return r
+	}
 	m.version++
 	next.version, r.Version = m.version, m.version
 	m.slots[slot][key] = next
@@ -126,6 +130,27 @@ func (m *model) apply(slot uint16, op *store.Op) store.Result {
 		delete(m.slots[slot], key)
 	}
 	return r
+}
+
+// admits reports whether limits on keys and bytes allow a key to hold a value of so many bytes.
+func (m *model) admits(slot uint16, key string, valueBytes int) bool {
+	if m.limits.KeysMax == 0 && m.limits.BytesMax == 0 {
+		return true
+	}
+	var sum store.Stats
+	for slot := range m.slots {
+		s := m.slotStats(slot)
+		sum.Keys, sum.Bytes = sum.Keys+s.Keys, sum.Bytes+s.Bytes
+	}
+	held, ok := m.slots[slot][key]
+	grows := int64(valueBytes - len(held.value))
+	if !ok {
+		if sum.Keys == m.limits.KeysMax {
+			return false
+		}
+		grows += int64(len(key))
+	}
+	return grows <= 0 || sum.Bytes+grows <= m.limits.BytesMax
 }
 
 func (m *model) expiry(ttl int64) store.Time {

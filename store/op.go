@@ -113,6 +113,7 @@ const (
 	StatusTooLarge        Status = 6 // key or resulting value over its limit
 	StatusNotOwned        Status = 7 // the store does not own the slot
 	StatusInvalid         Status = 8 // Op.Validate fails, or the key is empty
+	StatusFull            Status = 9 // the store holds as much as Limits allow it
 )
 
 var statusNames = [...]string{
@@ -124,6 +125,7 @@ var statusNames = [...]string{
 	StatusTooLarge:        "too large",
 	StatusNotOwned:        "slot not owned",
 	StatusInvalid:         "invalid",
+	StatusFull:            "full",
 }
 
 func (s Status) String() string {

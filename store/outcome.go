@@ -19,7 +19,8 @@ const (
 type outcome struct {
 	status    Status
 	effect    effect
-	value     []byte // owned by the outcome, or the current record's own
+	value     []byte // the op's, the current record's, or digits
+	tail      []byte // follows value: OpAppend
 	expiresAt Time
 	number    int64
 }
@@ -34,16 +35,16 @@ func written(value []byte, expiresAt Time) outcome {
 
 // workOut decides what op does to a key that is now current, nil if it is missing or expired. The op is
 // valid, and its own key and value are within limits. It reads nothing but its arguments: this is the
-// whole of what replicas must agree on.
-func workOut(op *Op, current *record, now Time, valueBytesMax int) outcome {
+// whole of what replicas must agree on. A number is written into digits.
+func workOut(op *Op, current *record, now Time, valueBytesMax int, digits []byte) outcome {
 	if !conditionMet(op, current) {
 		return refused(StatusConditionNotMet)
 	}
 	switch op.Kind {
 	case OpSet:
-		return written(cloneBytes(op.Value), expiryOfSet(op, current, now))
+		return written(op.Value, expiryOfSet(op, current, now))
 	case OpIncrement:
-		return increment(op, current)
+		return increment(op, current, digits)
 	case OpAppend:
 		return appendValue(op, current, valueBytesMax)
 	}
@@ -54,7 +55,7 @@ func workOut(op *Op, current *record, now Time, valueBytesMax int) outcome {
 	case OpDelete:
 		return outcome{status: StatusOK, effect: effectRemove}
 	case OpCompareAndSet:
-		return written(cloneBytes(op.Value), current.expiresAt)
+		return written(op.Value, current.expiresAt)
 	case OpExpire:
 		return written(current.value, now.after(op.TTL))
 	case OpPersist:
@@ -93,7 +94,7 @@ func expiryOfSet(op *Op, current *record, now Time) Time {
 	return 0
 }
 
-func increment(op *Op, current *record) outcome {
+func increment(op *Op, current *record, digits []byte) outcome {
 	var number int64
 	var expiresAt Time
 	if current != nil {
@@ -107,7 +108,7 @@ func increment(op *Op, current *record) outcome {
 		return refused(StatusOverflow)
 	}
 	number += op.Delta
-	o := written(strconv.AppendInt(nil, number, 10), expiresAt)
+	o := written(strconv.AppendInt(digits, number, 10), expiresAt)
 	o.number = number
 	return o
 }
@@ -137,9 +138,8 @@ func appendValue(op *Op, current *record, valueBytesMax int) outcome {
 	if length > valueBytesMax {
 		return refused(StatusTooLarge)
 	}
-	value := make([]byte, length)
-	copy(value[copy(value, old):], op.Value)
-	o := written(value, expiresAt)
+	o := written(old, expiresAt)
+	o.tail = op.Value
 	o.number = int64(length)
 	return o
 }
@@ -152,11 +152,4 @@ func persist(current *record) outcome {
 	o := written(current.value, 0)
 	o.number = 1
 	return o
-}
-
-// cloneBytes copies without spare capacity, which a stored value would never use.
-func cloneBytes(b []byte) []byte {
-	c := make([]byte, len(b))
-	copy(c, b)
-	return c
 }

@@ -236,6 +236,9 @@ func (m *machine) check(t *rapid.T) {
 	if got, want := m.store.OwnedSlots(), slices.Sorted(maps.Keys(m.model.slots)); !slices.Equal(got, want) {
 		t.Fatalf("owns %v, want %v", got, want)
 	}
+	if err := m.store.CheckInvariants(); err != nil {
+		t.Fatal(err)
+	}
 	m.checkKeys(t)
 	if got, want := scanned(m.store), m.model.scan("", "", true); !slices.Equal(got, want) {
 		t.Fatalf("scan %q, want %q", got, want)

@@ -1,5 +1,7 @@
 package store
 
+import "github.com/ostraka-db/ostraka/store/internal/arena"
+
 // Meta is what is known of a key besides its value.
 type Meta struct {
 	Version    Version
@@ -26,14 +28,32 @@ func (s *Store) Get(slot uint16, key, dst []byte) (value []byte, m Meta, ok bool
 		s.mu.RUnlock()
 		return dst, Meta{}, false
 	}
-	r := t.live(key, s.time)
-	if r == nil {
+	r, presence := s.lookUpLocked(t, key)
+	if presence != Present {
 		s.mu.RUnlock()
 		return dst, Meta{}, false
 	}
-	stored, m := r.value, r.meta()
+	m = r.meta()
+	if r.large != 0 { // never modified, so it is copied while others go on
+		s.mu.RUnlock()
+		return append(dst, r.value...), m, true
+	}
+	value = append(dst, r.value...)
 	s.mu.RUnlock()
-	return append(dst, stored...), m, true
+	return value, m, true
+}
+
+// lookUpLocked returns the item of a key, valid while the lock is held, unless it is absent.
+func (s *Store) lookUpLocked(t *table, key []byte) (record, Presence) {
+	ref := s.index.Find(&t.keys, s.index.Hash(key), key)
+	if ref == 0 {
+		return record{}, Absent
+	}
+	r := s.items.record(ref)
+	if r.expired(s.time) {
+		return r, Expired
+	}
+	return r, Present
 }
 
 // Peek is Get without the value.
@@ -55,14 +75,11 @@ func (s *Store) Inspect(slot uint16, key []byte) (Meta, Presence) {
 	if t == nil {
 		return Meta{}, Absent
 	}
-	r := t.records[string(key)]
-	switch {
-	case r == nil:
+	r, presence := s.lookUpLocked(t, key)
+	if presence == Absent {
 		return Meta{}, Absent
-	case r.expired(s.time):
-		return r.meta(), Expired
 	}
-	return r.meta(), Present
+	return r.meta(), presence
 }
 
 // DueKeysMax bounds the count that Due takes.
@@ -77,7 +94,8 @@ func (s *Store) Due(t Time) (slot uint16, keys int, ok bool) {
 	if !ok || first.at > t {
 		return 0, 0, false
 	}
-	return first.slot, s.tables.of(first.slot).countDue(t, DueKeysMax), true
+	s.dueLocked(first.slot, t, DueKeysMax, func(arena.Ref) { keys++ })
+	return first.slot, keys, true
 }
 
 // NextExpiry returns the earliest expiry time in the store, of keys already expired too; ok is false if no key has one.

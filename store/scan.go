@@ -1,5 +1,12 @@
 package store
 
+import (
+	"bytes"
+	"sync"
+
+	"github.com/ostraka-db/ostraka/store/internal/arena"
+)
+
 // ScanSliceKeys bounds how many keys Scan looks at, expired ones among them, while it holds writers up.
 const ScanSliceKeys = 256
 
@@ -15,67 +22,124 @@ const ScanSliceKeys = 256
 // key that was there all along exactly once. key and value are valid during the call only and must not
 // be modified.
 func (s *Store) Scan(from, to []byte, limit, bytesMax int, fn func(key, value []byte, m Meta) bool) (next []byte, more bool) {
-	q := scanRange{from: string(from), to: string(to), endless: to == nil, sliceKeys: ScanSliceKeys}
+	q := scanRange{from: from, to: to, endless: to == nil, sliceKeys: ScanSliceKeys}
 	if limit > 0 && limit < ScanSliceKeys {
 		q.sliceKeys = limit + 1 // one more shows where to go on
 	}
-	slice := make([]record, 0, q.sliceKeys)
-	var key []byte
+	slice := scanSlices.Get().(*scanSlice)
+	defer slice.release()
 	passed, passedBytes := 0, 0
 	for {
-		var resume string
-		slice, resume, more = s.scanSlice(slice[:0], q)
-		for i := range slice {
-			r := &slice[i]
-			size := len(r.key) + len(r.value)
+		s.readSlice(slice, q)
+		for i := range slice.found {
+			key, value, m := slice.at(i)
+			size := len(key) + len(value)
 			if (limit > 0 && passed == limit) || (bytesMax > 0 && passed > 0 && size > bytesMax-passedBytes) {
-				return []byte(r.key), true
+				return bytes.Clone(key), true
 			}
-			key = append(key[:0], r.key...)
-			if !fn(key, r.value, r.meta()) {
-				return successor(r.key), true
+			if !fn(key, value, m) {
+				return successor(key), true
 			}
 			passed++
 			passedBytes += size
 		}
-		if !more {
+		if !slice.more {
 			return nil, false
 		}
-		q.from = resume
+		q.from = slice.resume
 	}
 }
 
 type scanRange struct {
-	from, to  string // [from, to)
+	from, to  []byte // [from, to)
 	endless   bool   // to does not count
 	sliceKeys int
 }
 
-// scanSlice appends the live records among the next q.sliceKeys of the range. more tells that the range goes
-// on, at resume.
-func (s *Store) scanSlice(slice []record, q scanRange) (live []record, resume string, more bool) {
+// scanSliceBytes is how much a slice copies before it ends, large values apart, which it need not copy.
+const scanSliceBytes = 64 << 10
+
+// scanSlice is a part of a scan, copied out of the store.
+type scanSlice struct {
+	bytes  []byte // keys and values
+	found  []scanned
+	resume []byte // where the range goes on, if more
+	more   bool
+}
+
+type scanned struct {
+	key, value, end int // bytes[key:value] and bytes[value:end]
+	large           []byte
+	meta            Meta
+}
+
+// scanSlices are used again, so that scans leave no garbage.
+var scanSlices = sync.Pool{New: func() any { return new(scanSlice) }}
+
+func (l *scanSlice) release() {
+	if cap(l.bytes) > 4*scanSliceBytes {
+		return // of a key or value far above the usual
+	}
+	l.clear()
+	scanSlices.Put(l)
+}
+
+func (l *scanSlice) clear() {
+	clear(l.found) // large values are not to be held longer than needed
+	l.bytes, l.found, l.more = l.bytes[:0], l.found[:0], false
+}
+
+func (l *scanSlice) at(i int) (key, value []byte, m Meta) {
+	f := &l.found[i]
+	value = f.large
+	if value == nil {
+		value = l.bytes[f.value:f.end:f.end]
+	}
+	return l.bytes[f.key:f.value:f.value], value, f.meta
+}
+
+func (l *scanSlice) add(r *record) {
+	f := scanned{key: len(l.bytes), meta: r.meta()}
+	l.bytes = append(l.bytes, r.key...)
+	f.value = len(l.bytes)
+	if r.large != 0 {
+		f.large = r.value
+	} else {
+		l.bytes = append(l.bytes, r.value...)
+	}
+	f.end = len(l.bytes)
+	l.found = append(l.found, f)
+}
+
+// readSlice copies the live items among the next q.sliceKeys of the range.
+func (s *Store) readSlice(l *scanSlice, q scanRange) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	from := q.from // may be l.resume
+	l.clear()
 	looked := 0
-	s.index.Ascend(&record{key: q.from}, func(r *record) bool {
-		if !q.endless && r.key >= q.to {
-			return false
-		}
-		if looked == q.sliceKeys {
-			resume, more = r.key, true
-			return false
-		}
-		looked++
-		if !r.expired(s.time) {
-			slice = append(slice, *r)
+	s.byKey.Ascend(from, func(refs []arena.Ref) bool {
+		for _, ref := range refs {
+			r := decodeItem(s.items.cells.Bytes(ref))
+			if !q.endless && bytes.Compare(r.key, q.to) >= 0 {
+				return false
+			}
+			if looked == q.sliceKeys || len(l.bytes) >= scanSliceBytes {
+				l.resume, l.more = append(l.resume[:0], r.key...), true
+				return false
+			}
+			looked++
+			if !r.expired(s.time) {
+				s.items.load(&r)
+				l.add(&r)
+			}
 		}
 		return true
 	})
-	return slice, resume, more
 }
 
 // successor returns the smallest key greater than key.
-func successor(key string) []byte {
+func successor(key []byte) []byte {
 	next := make([]byte, len(key)+1)
 	copy(next, key)
 	return next

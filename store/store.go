@@ -5,6 +5,10 @@ import (
 	"sync"
 
 	"github.com/tidwall/btree"
+
+	"github.com/ostraka-db/ostraka/store/internal/arena"
+	"github.com/ostraka-db/ostraka/store/internal/hashindex"
+	"github.com/ostraka-db/ostraka/store/internal/order"
 )
 
 // Store is the memory of one replica. See the package comment for who may call what.
@@ -19,15 +23,21 @@ type Store struct {
 	owned   slotSet
 	tables  tableSet // of the owned slots, and no others
 
-	// index holds the records of all tables by key. A record stays in place when it is overwritten: only a
-	// key's appearance and disappearance cost an index step.
-	index *btree.BTreeG[*record]
+	items     *items
+	index     *hashindex.Index // of the tables' items, by slot and hash of the key
+	byKey     *order.Tree      // of all items
+	deadlines *order.Tree      // of the items that expire, by slot, expiry time and key
 
 	// schedule holds (table.nextExpiry, slot) of every table that has one.
 	schedule *btree.BTreeG[slotDeadline]
 
 	stats Stats   // the sum over tables
 	views []*View // open, in order of Freeze
+
+	// The writer's own, beside the lock.
+	scratch []byte      // of the item being written
+	digits  [20]byte    // of the number being written
+	due     []arena.Ref // of the items being reaped
 }
 
 // slotDeadline is a slot's place in the order of earliest expiry.
@@ -43,20 +53,24 @@ func slotDeadlineLess(a, b slotDeadline) bool {
 	return a.slot < b.slot
 }
 
-func keyLess(a, b *record) bool {
-	return a.key < b.key
-}
-
 // New returns an empty store that owns no slot. Limits that don't validate are a programming error and panic.
 func New(limits Limits) *Store {
+	return newStore(limits, arena.Config{})
+}
+
+// newStore is New with the bounds of the items' memory, which tests narrow.
+func newStore(limits Limits, config arena.Config) *Store {
 	if err := limits.Validate(); err != nil {
 		panic(err)
 	}
-	unlocked := btree.Options{NoLocks: true}
+	held := &items{cells: arena.New(itemClasses, config)}
 	return &Store{
-		limits:   limits,
-		index:    btree.NewBTreeGOptions(keyLess, unlocked),
-		schedule: btree.NewBTreeGOptions(slotDeadlineLess, unlocked),
+		limits:    limits,
+		items:     held,
+		index:     hashindex.New(held),
+		byKey:     order.New(held),
+		deadlines: order.New(dueKeys{held}),
+		schedule:  btree.NewBTreeGOptions(slotDeadlineLess, btree.Options{NoLocks: true, Degree: 8}),
 	}
 }
 
@@ -90,17 +104,22 @@ func (s *Store) Disown(slot uint16) {
 	if t == nil {
 		return
 	}
-	s.handOverLocked(slot, t)
-	for _, r := range t.records {
-		s.index.Delete(r)
-		s.stats.subtract(r)
+	for from := uint64(0); ; {
+		from = s.index.Refs(&t.keys, from, disownSlice, func(ref arena.Ref) { s.forgetLocked(ref) })
+		if from == 0 {
+			break
+		}
 	}
-	if at := t.nextExpiry(); at != 0 {
-		s.schedule.Delete(slotDeadline{at, slot})
+	if t.nextExpiry != 0 {
+		s.schedule.Delete(slotDeadline{t.nextExpiry, slot})
 	}
+	s.index.Clear(&t.keys)
 	s.tables.set(slot, nil)
 	s.owned.remove(slot)
 }
+
+// disownSlice is how many keys Disown takes from a table between two looks at it.
+const disownSlice = 1024
 
 // Owns reports whether the store owns slot.
 func (s *Store) Owns(slot uint16) bool {
