@@ -38,7 +38,7 @@ func (s *Store) Apply(slot uint16, op *Op) Result {
 		s.write(t, hash, &held, record{key: op.Key, value: o.value, expiresAt: o.expiresAt, slot: slot}, o.tail)
 		result.Version = s.version
 	case effectRemove:
-		s.mu.Lock()
+		s.lock()
 		s.version++
 		s.removeLocked(t, hash, current)
 		s.compactLocked()
@@ -101,7 +101,7 @@ func (s *Store) Reap(slot uint16, cutoff Time, limit int) int {
 	if len(s.due) == 0 {
 		return 0
 	}
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	s.version++
 	for _, ref := range s.due {

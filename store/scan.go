@@ -65,6 +65,8 @@ type scanSlice struct {
 	found  []scanned
 	resume []byte // where the range goes on, if more
 	more   bool
+
+	touched byte // see touch
 }
 
 type scanned struct {
@@ -117,9 +119,12 @@ func (s *Store) readSlice(l *scanSlice, q scanRange) {
 	defer s.mu.RUnlock()
 	from := q.from // may be l.resume
 	l.clear()
-	looked := 0
+	looked, touched := 0, byte(0)
 	s.byKey.Ascend(from, func(refs []arena.Ref) bool {
-		for _, ref := range refs {
+		for i, ref := range refs {
+			if i+touchAhead < len(refs) {
+				touched ^= touch(s.items.cells.Bytes(refs[i+touchAhead]))
+			}
 			r := decodeItem(s.items.cells.Bytes(ref))
 			if !q.endless && bytes.Compare(r.key, q.to) >= 0 {
 				return false
@@ -136,6 +141,18 @@ func (s *Store) readSlice(l *scanSlice, q scanRange) {
 		}
 		return true
 	})
+	l.touched = touched
+}
+
+// touchAhead is how many items on a scan begins to fetch one into the processor's cache.
+const touchAhead = 4
+
+// touch reads a byte of each cache line of a small cell; it returns something only so that this is not optimised away.
+func touch(cell []byte) (sum byte) {
+	for i := 0; i < len(cell) && i < 256; i += 64 {
+		sum ^= cell[i]
+	}
+	return sum
 }
 
 // successor returns the smallest key greater than key.

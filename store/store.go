@@ -53,6 +53,20 @@ func slotDeadlineLess(a, b slotDeadline) bool {
 	return a.slot < b.slot
 }
 
+// lockSpins is how often the writer tries before it lets itself be put to sleep: a few microseconds, which is longer than readers
+// hold the lock, and much less than being woken again takes.
+const lockSpins = 500
+
+// lock takes mu for the writer.
+func (s *Store) lock() {
+	for range lockSpins {
+		if s.mu.TryLock() {
+			return
+		}
+	}
+	s.mu.Lock()
+}
+
 // New returns an empty store that owns no slot. Limits that don't validate are a programming error and panic.
 func New(limits Limits) *Store {
 	return newStore(limits, arena.Config{})
@@ -141,7 +155,7 @@ func (s *Store) SetTime(t Time) {
 	if t <= s.time {
 		return
 	}
-	s.mu.Lock()
+	s.lock()
 	s.time = t
 	s.mu.Unlock()
 }

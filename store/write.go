@@ -16,7 +16,7 @@ func (s *Store) write(t *table, hash uint64, held *record, next record, tail []b
 	if held.ref != 0 {
 		heldChecksum = held.checksum()
 	}
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	s.version = next.version
 	if held.ref != 0 {

@@ -1,6 +1,7 @@
 package arena
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -17,7 +18,7 @@ const (
 	smallCellMax  = 2 << 10              // cells above lie on large pages
 	smallPage     = 64 << 10
 	largePage     = 256 << 10
-	residentSpare = 2 // pages that are kept in memory although they are empty, beside 1/64 of all
+	residentSpare = 2 // pages that are kept in memory although they are empty, beside 1/256 of all
 )
 
 // Bounds of a cell in bytes. The lower one keeps a page's cells within 12 bits.
@@ -25,6 +26,8 @@ const (
 	CellBytesMin = smallPage >> cellBits
 	CellBytesMax = largePage / 4
 )
+
+const defaultHugeFrom = 32 << 20
 
 // ErrFull is an arena out of references: 2^20 pages, which is at least 64 GiB.
 var ErrFull = errors.New("arena: full")
@@ -36,8 +39,9 @@ func pageBytes(cellBytes int) int {
 	return smallPage
 }
 
-// Config holds what only tests set.
+// Config is how an arena uses memory. The zero value is for everybody but tests and who knows its share.
 type Config struct {
+	HugeFrom  int    // bytes of memory from which huge pages are asked for, of which up to 2 MiB are in vain; 0 means 32 MiB
 	FirstPage uint32 // page numbers begin here, to reach the end of references with little memory; 0 means 1
 	PagesMax  uint32 // page numbers end here, inclusively; 0 means all there are
 }
@@ -62,6 +66,7 @@ type Arena struct {
 type page struct {
 	bytes     []byte
 	cellBytes uint32
+	chunk     uint32 // number of the chunk it was cut from
 }
 
 // pageState is the bookkeeping of a page.
@@ -90,7 +95,7 @@ func New(sizes *Classes, config Config) *Arena {
 		classes:  make([]class, len(sizes.sizes)),
 		base:     max(config.FirstPage, 1),
 		pagesMax: pagesHardMax,
-		memory:   new(memory),
+		memory:   &memory{hugeFrom: cmp.Or(config.HugeFrom, defaultHugeFrom)},
 	}
 	if config.PagesMax != 0 {
 		a.pagesMax = min(a.pagesMax, config.PagesMax)
@@ -236,7 +241,8 @@ func (a *Arena) takePage(bytes int) (uint32, error) {
 	if number > a.pagesMax {
 		return 0, ErrFull
 	}
-	a.directory = append(a.directory, page{bytes: a.memory.take(bytes)})
+	memory := a.memory.take(bytes)
+	a.directory = append(a.directory, page{bytes: memory, chunk: uint32(len(a.memory.chunks) - 1)})
 	a.state = append(a.state, pageState{})
 	a.resident += int64(bytes)
 	return number, nil
@@ -268,11 +274,11 @@ func (a *Arena) dropPage(number uint32) {
 	s.inUse = false
 	p := &a.directory[number-a.base]
 	e := &a.empty[sizeOfPage(len(p.bytes))]
-	if len(e.resident) < residentSpare+len(a.directory)/64 {
+	if len(e.resident) < residentSpare+len(a.directory)/256 {
 		e.resident = append(e.resident, number)
 		return
 	}
-	giveBack(p.bytes)
+	giveBack(p.bytes, a.memory.chunks[p.chunk])
 	a.resident -= int64(len(p.bytes))
 	e.returned = append(e.returned, number)
 }

@@ -3,7 +3,7 @@
 //
 // Memory comes from the system in chunks, is cut into pages, and each page into cells of one size class:
 //
-//	chunk   64 KiB … 4 MiB, doubling, so that a store with little in it stays small
+//	chunk   64 KiB … 4 MiB, doubling, so that a store with little in it stays small; of huge pages once there is much
 //	  ├ page  64 KiB, or 256 KiB for cells over 2 KiB: cells of one class, a bitmap of those in use beside it
 //	  │   ┌──────┬──────┬──────┬───┬──────┐
 //	  │   │cell 0│cell 1│cell 2│ … │      │   classes are steps of 4 bytes up to 512, then of at most 1/64
@@ -20,7 +20,7 @@
 //
 // # Compaction
 //
-// Deletes and changing sizes leave holes. Once a class has more free cells than a page and 1/32 of its cells, its emptiest page is
+// Deletes and changing sizes leave holes. Once a class has more free cells than a page and 1/64 of its cells, its emptiest page is
 // to be vacated: NextMove names a cell of it, the owner of the bytes copies them to a cell from Alloc (which never
 // lies in that page), puts the new reference wherever it kept the old one, and frees the old cell. So compaction goes in steps
 // as small as the owner wants, and ends when no class has too many holes. A cell that must stay is left by SkipMove.

@@ -67,7 +67,7 @@ func New(keys Keys) *Index {
 	}
 	return &Index{
 		keys:   keys,
-		blocks: arena.New(arena.NewClasses(sizes...), arena.Config{}),
+		blocks: arena.New(arena.NewClasses(sizes...), arena.Config{HugeFrom: 4 << 20}),
 		seed:   maphash.MakeSeed(),
 	}
 }

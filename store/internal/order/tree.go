@@ -57,7 +57,7 @@ var nodeClass = arena.NewClasses(nodeBytes)
 
 // New returns an empty tree of the keys given.
 func New(keys Keys) *Tree {
-	return &Tree{keys: keys, nodes: arena.New(nodeClass, arena.Config{})}
+	return &Tree{keys: keys, nodes: arena.New(nodeClass, arena.Config{HugeFrom: 4 << 20})}
 }
 
 // Count returns the number of references.
