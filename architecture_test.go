@@ -23,6 +23,8 @@ var mayImport = map[string][]string{
 	"store":   {},
 	"shard":   {},
 	"proto":   {},
+	// The store alone, beside Redis.
+	"bench/memory": {"store"},
 	// A real node for users' own tests.
 	"client/clienttest": {"server", "client", "shard", "proto"},
 }
