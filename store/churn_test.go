@@ -399,3 +399,29 @@ func (c *churn) readFuzzed(f *frozen) {
 		c.t.Fatalf("view of slot %d: %v, %d items, want %d", slot, err, len(got), len(f.want.slots[slot]))
 	}
 }
+
+// A node may hold hundreds of replicas with little in them.
+func TestSmallStoresStaySmall(t *testing.T) {
+	const stores = 64
+	before := heapBytes()
+	var all []*store.Store
+	for range stores {
+		s := store.New(store.DefaultLimits())
+		for slot := range uint16(64) {
+			s.Own(slot)
+		}
+		for i := range 100 {
+			set(t, s, uint16(i%64), fmt.Sprint("key", i), "value", 0)
+		}
+		all = append(all, s)
+	}
+	heap := (heapBytes() - before) / stores
+	var reserved int64 // most of it never touched
+	for _, s := range all {
+		reserved = max(reserved, s.MemoryStats().Reserved)
+	}
+	t.Logf("a store of 100 keys: %d bytes of heap, %d reserved outside", heap, reserved)
+	if heap > 64<<10 && !raceEnabled || reserved > 640<<10 {
+		t.Errorf("a store of 100 keys: %d bytes of heap, %d reserved outside", heap, reserved)
+	}
+}

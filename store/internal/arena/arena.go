@@ -53,7 +53,7 @@ type Arena struct {
 	base       uint32      // number of the directory's first page
 	pagesMax   uint32
 	sizes      *Classes
-	classes    []class
+	classes    []*class // nil: nothing of that size was there yet
 	fragmented []uint16 // classes that may have a page to vacate
 	empty      [2]emptyPages
 	memory     *memory
@@ -92,16 +92,13 @@ type emptyPages struct {
 func New(sizes *Classes, config Config) *Arena {
 	a := &Arena{
 		sizes:    sizes,
-		classes:  make([]class, len(sizes.sizes)),
+		classes:  make([]*class, len(sizes.sizes)),
 		base:     max(config.FirstPage, 1),
 		pagesMax: pagesHardMax,
 		memory:   &memory{hugeFrom: cmp.Or(config.HugeFrom, defaultHugeFrom)},
 	}
 	if config.PagesMax != 0 {
 		a.pagesMax = min(a.pagesMax, config.PagesMax)
-	}
-	for i, size := range sizes.sizes {
-		a.classes[i].perPage = pageBytes(size) / size
 	}
 	runtime.AddCleanup(a, func(m *memory) { m.release() }, a.memory)
 	return a
@@ -135,10 +132,15 @@ func (r Reader) Bytes(ref Ref) []byte {
 
 // Alloc returns a cell for bytes, at most Sizes().Max(). What it contains is left over. The only error is ErrFull.
 func (a *Arena) Alloc(bytes int) (Ref, error) {
-	class := a.sizes.class(bytes)
-	c := &a.classes[class]
+	at := a.sizes.class(bytes)
+	c := a.classes[at]
+	if c == nil {
+		size := a.sizes.sizes[at]
+		c = &class{perPage: pageBytes(size) / size}
+		a.classes[at] = c
+	}
 	if len(c.open) == 0 {
-		if err := a.addPage(class); err != nil {
+		if err := a.addPage(at); err != nil {
 			return 0, err
 		}
 	}
@@ -151,7 +153,7 @@ func (a *Arena) Alloc(bytes int) (Ref, error) {
 	s.bitmap[s.hint] |= 1 << bit
 	s.used++
 	c.used++
-	a.usedBytes += int64(a.sizes.sizes[class])
+	a.usedBytes += int64(a.sizes.sizes[at])
 	if int(s.used) == c.perPage {
 		a.closePage(c, s)
 	}
@@ -163,7 +165,7 @@ func (a *Arena) Free(ref Ref) {
 	number, cell := uint32(ref)>>cellBits, uint32(ref)&cellMask
 	s := &a.state[number-a.base]
 	word, mask := cell/64, uint64(1)<<(cell%64)
-	c := &a.classes[s.class]
+	c := a.classes[s.class]
 	if !s.inUse || int(cell) >= c.perPage || s.bitmap[word]&mask == 0 {
 		panic(fmt.Sprintf("arena: cell %#x freed and not in use", uint32(ref)))
 	}
@@ -198,7 +200,7 @@ func (a *Arena) InUse(ref Ref) bool {
 // addPage gives a class one more page, which is then open.
 func (a *Arena) addPage(class uint16) error {
 	cellBytes := a.sizes.sizes[class]
-	c := &a.classes[class]
+	c := a.classes[class]
 	number, err := a.takePage(pageBytes(cellBytes))
 	if err != nil {
 		return err
@@ -258,7 +260,7 @@ func sizeOfPage(bytes int) int {
 // dropPage takes an empty page from its class.
 func (a *Arena) dropPage(number uint32) {
 	s := &a.state[number-a.base]
-	c := &a.classes[s.class]
+	c := a.classes[s.class]
 	if s.openAt >= 0 {
 		a.closePage(c, s)
 	}

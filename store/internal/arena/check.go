@@ -8,8 +8,10 @@ import (
 // Check returns an error where the arena contradicts itself. It looks at every page, and is for tests.
 func (a *Arena) Check() error {
 	var used, cells, resident int64
-	for i := range a.classes {
-		c := &a.classes[i]
+	for i, c := range a.classes {
+		if c == nil {
+			continue
+		}
 		size := a.sizes.sizes[i]
 		classUsed := 0
 		for at, number := range c.pages {
@@ -50,8 +52,10 @@ func (a *Arena) Check() error {
 		}
 		pages += len(a.empty[i].resident) + len(a.empty[i].returned)
 	}
-	for i := range a.classes {
-		pages += len(a.classes[i].pages)
+	for _, c := range a.classes {
+		if c != nil {
+			pages += len(c.pages)
+		}
 	}
 	if pages != len(a.directory) {
 		return fmt.Errorf("arena: %d pages, %d are known", len(a.directory), pages)

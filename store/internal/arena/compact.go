@@ -7,7 +7,7 @@ import "math/bits"
 func (a *Arena) NextMove() (Ref, bool) {
 	for len(a.fragmented) > 0 {
 		class := a.fragmented[len(a.fragmented)-1]
-		c := &a.classes[class]
+		c := a.classes[class]
 		if !c.fragmented() {
 			a.fragmented = a.fragmented[:len(a.fragmented)-1]
 			c.queued = false
@@ -63,7 +63,7 @@ func (s *pageState) nextUsed(perPage int) (uint32, bool) {
 func (a *Arena) SkipMove(ref Ref) {
 	number := uint32(ref) >> cellBits
 	s := &a.state[number-a.base]
-	c := &a.classes[s.class]
+	c := a.classes[s.class]
 	if c.vacate == number {
 		c.stuck = true
 		a.endVacating(c)
@@ -81,8 +81,10 @@ func (a *Arena) endVacating(c *class) {
 
 // Unstick lets classes in which moves were skipped be compacted again.
 func (a *Arena) Unstick() {
-	for i := range a.classes {
-		c := &a.classes[i]
+	for i, c := range a.classes {
+		if c == nil {
+			continue
+		}
 		c.stuck = false
 		if !c.queued && c.fragmented() {
 			c.queued = true
