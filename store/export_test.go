@@ -38,14 +38,23 @@ func (s *Store) CheckInvariants() error {
 		}
 		return r, nil
 	}
-	for slot := range uint16(SlotCount) {
-		t := s.tables.of(slot)
-		if (t != nil) != s.owned.has(slot) {
-			return fmt.Errorf("slot %d: table %v, owned %v", slot, t != nil, s.owned.has(slot))
-		}
-		if t == nil {
+	tables := 0
+	for _, page := range s.tables {
+		if page == nil {
 			continue
 		}
+		for _, t := range page {
+			if t != nil {
+				tables++
+			}
+		}
+	}
+	owned := s.owned.list()
+	if tables != len(owned) {
+		return fmt.Errorf("%d tables of %d owned slots", tables, len(owned))
+	}
+	for _, slot := range owned {
+		t := s.tables.of(slot)
 		if err := s.checkTable(slot, t, use); err != nil {
 			return fmt.Errorf("slot %d: %w", slot, err)
 		}
