@@ -190,6 +190,8 @@ func (n *Node) serve(ctx context.Context) (failed error) {
 	n.metrics.watchTransport(n.transport.Stats)
 
 	grpcServer := n.newGRPCServer()
+	// However this ends, by a panic too: Run waits for who serves, and would keep a panic to itself for ever.
+	defer grpcServer.Stop()
 	stopHTTP, err := n.startHTTP()
 	if err != nil {
 		return errors.Join(err, listener.Close())

@@ -115,6 +115,30 @@ func (e *boltEntries) compact(first, to uint64) error   { return e.DeleteRange(f
 func (e *boltEntries) truncate(from, last uint64) error { return e.DeleteRange(from, last) }
 func (e *boltEntries) clear(first, last uint64) error   { return e.DeleteRange(first, last) }
 
+// FirstIndex implements entryStore.
+func (e *boltEntries) FirstIndex() (index uint64, err error) {
+	defer guardDamage(e.path, &err)()
+	return e.BoltStore.FirstIndex()
+}
+
+// LastIndex implements entryStore.
+func (e *boltEntries) LastIndex() (index uint64, err error) {
+	defer guardDamage(e.path, &err)()
+	return e.BoltStore.LastIndex()
+}
+
+// StoreLogs implements entryStore.
+func (e *boltEntries) StoreLogs(entries []*raft.Log) (err error) {
+	defer guardDamage(e.path, &err)()
+	return e.BoltStore.StoreLogs(entries)
+}
+
+// DeleteRange is that of the BoltStore.
+func (e *boltEntries) DeleteRange(from, to uint64) (err error) {
+	defer guardDamage(e.path, &err)()
+	return e.BoltStore.DeleteRange(from, to)
+}
+
 // GetLog implements entryStore. bolt checks nothing that it reads, so an entry at least must say that it is
 // the one asked for.
 func (e *boltEntries) GetLog(index uint64, entry *raft.Log) (err error) {
