@@ -34,7 +34,8 @@ type Timing struct {
 	// [Election, 2 × Election)), and a candidate's patience. Default 1 s. Less means faster failover and more
 	// false alarms under load.
 	Election time.Duration
-	// LeaderLease is how long a leader goes on without answers from a majority. Default Election / 2.
+	// LeaderLease is how long a leader goes on without answers from a majority. Default Election: nobody else is elected before. It
+	// must leave room for the time between two heartbeats, up to 0.45 × Election. No read relies on it.
 	LeaderLease time.Duration
 	// Commit is how long a follower that was just restarted may not know what an idle shard has committed, up to twice this;
 	// others learn it with the next heartbeat. Default 1 s; it costs a message per follower each time.
@@ -89,7 +90,7 @@ type ReapConfig struct {
 func (c *Config) withDefaults() (Config, error) {
 	d := *c
 	d.Timing.Election = cmp.Or(d.Timing.Election, time.Second)
-	d.Timing.LeaderLease = cmp.Or(d.Timing.LeaderLease, d.Timing.Election/2)
+	d.Timing.LeaderLease = cmp.Or(d.Timing.LeaderLease, d.Timing.Election)
 	d.Timing.Commit = cmp.Or(d.Timing.Commit, time.Second)
 	d.Proposer.QueueOpsMax = cmp.Or(d.Proposer.QueueOpsMax, 4096)
 	d.Proposer.QueueBytesMax = cmp.Or(d.Proposer.QueueBytesMax, 64<<20)

@@ -189,6 +189,9 @@ func (s *scheduler) reconcile() {
 		if l == nil || s.ctx.Err() != nil {
 			continue
 		}
+		if c := s.cluster.Load(); !r.joining.Load() && (c == nil || !l.mayDiffer(*c)) {
+			continue // nearly always
+		}
 		places <- struct{}{}
 		running.Go(func() {
 			defer func() { <-places }()
@@ -211,6 +214,15 @@ func (s *scheduler) reconcile() {
 
 // errMapBehind: the group has members that the state known here has not heard of.
 var errMapBehind = errors.New("the cluster's state known here is older than the group's configuration")
+
+// mayDiffer tells whether this replica leads a group that was not in line with the cluster's state when last looked at.
+func (l *life) mayDiffer(c Cluster) bool {
+	if l.leads.Load() == nil {
+		return false
+	}
+	state := c.State()
+	return state != nil && !(l.agreed.state == state && sameServers(l.agreed.servers, l.raft.GetConfiguration().Configuration().Servers))
+}
 
 // reconcile takes one step towards what the cluster wants, if this replica leads.
 func (l *life) reconcile(ctx context.Context, c Cluster) error {

@@ -37,12 +37,49 @@ func TestFollowersLearnOfTheLastWrite(t *testing.T) {
 			time.Sleep(3 * time.Second)
 			key := fmt.Sprint("k", i)
 			lead.mustSet(1, key, "v")
-			time.Sleep(300 * time.Millisecond)
+			time.Sleep(500 * time.Millisecond)
 			for _, n := range c.nodes {
 				if _, ok, err := n.get(1, key, Stale); err != nil || !ok {
 					t.Errorf("%s does not have %s yet (%v)", n.id, key, err)
 				}
 			}
 		}
+	})
+}
+
+// TestLeadersBeatHalfAsOften as raft would, and do so again only once they lead; one that stopped leading has a follower's
+// patience.
+func TestLeadersBeatHalfAsOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, 3, 1, nil)
+		election := c.nodes[0].host.cfg.Timing.Election
+		paced := func(lead *testNode) {
+			t.Helper()
+			for _, n := range c.nodes {
+				want := election
+				if n == lead {
+					want = 2 * election
+				}
+				c.eventually("each has its timeout", func() bool {
+					got := n.group(1).replica.current.Load().raft.ReloadableConfig()
+					return got.HeartbeatTimeout == want && got.ElectionTimeout == want
+				})
+			}
+		}
+		lead := c.leader(1)
+		paced(lead)
+		peer := c.follower(1)
+		before := lead.transport.Stats()[peer.id].Sent.Heartbeats
+		time.Sleep(time.Minute)
+		beats := lead.transport.Stats()[peer.id].Sent.Heartbeats - before
+		if beats < 60*2 || beats > 60*4 {
+			t.Errorf("%d heartbeats in a minute", beats)
+		}
+		if err := lead.group(1).TransferLeadership(peer.id); err != nil {
+			t.Fatal(err)
+		}
+		paced(c.leader(1, lead.id))
+		c.isolate(c.leader(1).id)
+		paced(c.leader(1, c.leader(1).id))
 	})
 }

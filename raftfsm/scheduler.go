@@ -120,6 +120,9 @@ func (s *scheduler) reap() {
 		if err != nil {
 			continue
 		}
+		if l.leads.Load() == nil { // most; leading would say who does
+			continue
+		}
 		if _, err := l.leading(); err != nil {
 			continue
 		}
