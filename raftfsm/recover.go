@@ -25,6 +25,8 @@ type Remains struct {
 	LastTerm, LastIndex uint64
 	// Written is when the last entry was made, by its leader's clock; zero: not known.
 	Written time.Time
+	// Unclean: an unclean boot may have taken entries at the end, although they had been acknowledged.
+	Unclean bool
 	// Members of the newest configuration that the replica knows.
 	Members []Member
 }
@@ -42,6 +44,7 @@ func (r *Remains) Newer(than *Remains) bool {
 func Survey(node *storage.Node, group shard.ID, id shard.ReplicaID) (*Remains, error) {
 	var found Remains
 	err := withStores(node, group, id, func(stores *storage.Replica) error {
+		found.Unclean = stores.Unclean()
 		snapshots, err := stores.Snapshots.List()
 		if err != nil {
 			return err
@@ -175,7 +178,7 @@ func recoverGroup(node *storage.Node, group shard.ID, self Member, m machine, lo
 			return err
 		}
 		// All of it is in the snapshot. The log would still say who the voters were.
-		return stores.Log.Clear()
+		return errors.Join(stores.Log.Clear(), stores.Trust())
 	})
 }
 

@@ -95,7 +95,8 @@ type RecoveredGroup struct {
 	LastTerm  uint64     `json:"last_term"`
 	LastIndex uint64     `json:"last_index"`
 	Written   *time.Time `json:"written,omitempty"`
-	// Voters of the group, and how many of them are here and whole.
+	// Voters of the group, and how many of them are here and whole. A copy that may have lost its end, since its machine
+	// stopped with --sync interval, is used but not counted.
 	Voters     int    `json:"voters"`
 	VotersHere int    `json:"voters_here"`
 	Loss       string `json:"loss"`
@@ -169,7 +170,7 @@ func (r *Recovery) open(dir string) error {
 		return fmt.Errorf("%w: %w", ErrIdentityDamaged, err)
 	}
 	d.held = id.holdings(m)
-	d.disks, err = storage.Open(storage.Config{Dir: dir, FS: r.files, Logger: r.log.With("node", id.Node), StallMax: time.Minute,
+	d.disks, err = storage.Open(storage.Config{Dir: dir, FS: r.files, Logger: r.log.With("node", id.Node), StallMax: time.Minute, TrustUnclean: true,
 		Fatal: func(err error) { r.log.Error("the disk failed", "data_dir", dir, "error", err) }})
 	return err
 }
@@ -269,7 +270,9 @@ func (r *Recovery) best(group shard.ID) (best *copyOf, report RecoveredGroup, er
 			continue
 		}
 		report.Voters++
-		if slices.ContainsFunc(here, func(c *copyOf) bool { return c.replica.ID == m.Replica && !c.replica.Joining }) {
+		if slices.ContainsFunc(here, func(c *copyOf) bool {
+			return c.replica.ID == m.Replica && !c.replica.Joining && !c.remains.Unclean
+		}) {
 			report.VotersHere++
 		}
 	}

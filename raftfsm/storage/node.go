@@ -57,6 +57,9 @@ type Config struct {
 	// SnapshotsKept is how many snapshots each replica keeps. Default 2. One more costs its size, and the log back
 	// to it.
 	SnapshotsKept int
+	// TrustUnclean opens replicas too of which an unclean boot (wal.ErrUncleanBoot) may have taken the last entries: for
+	// recoveries, which say so, and settle it by Replica.Trust.
+	TrustUnclean bool
 	// NoSync leaves out the syncs of bolt files. For tests only: a power cut loses acknowledged writes.
 	NoSync bool
 	// Logger is required.
@@ -163,7 +166,12 @@ func refuseOldLayout(cfg Config) error {
 // openEntries opens a replica's log: the meta group's is a file of its own, those of shards lie in the write-ahead log.
 func (n *Node) openEntries(who identity) (entryStore, error) {
 	replica := n.wal.Replica(walID(who))
-	if err := replica.Damage(); err != nil {
+	err := replica.Damage()
+	// The meta group's log is not in there, but synced at once.
+	if errors.Is(err, wal.ErrUncleanBoot) && (n.cfg.TrustUnclean || who.group == shard.MetaGroup) {
+		err = nil
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrLogDamaged, err)
 	}
 	if who.group == shard.MetaGroup {

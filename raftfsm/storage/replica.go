@@ -8,6 +8,9 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/ostraka-db/ostraka/raftfsm/wal"
+	"github.com/ostraka-db/ostraka/shard"
 )
 
 // ErrReplicaBehind means that a replica has lost what it durably held. It may have vouched for it, so it must not
@@ -47,6 +50,14 @@ func (n *Node) openReplica(who identity) (*Replica, error) {
 	snapshots.log = log
 	return &Replica{Log: log, Stable: stable, Snapshots: snapshots, node: n, who: who}, nil
 }
+
+// Unclean tells that the log may lack entries which were acknowledged, after an unclean boot: see Config.TrustUnclean.
+func (r *Replica) Unclean() bool {
+	return r.who.group != shard.MetaGroup && errors.Is(r.node.wal.Replica(walID(r.who)).Damage(), wal.ErrUncleanBoot)
+}
+
+// Trust lets such a replica be opened again as any other, durably.
+func (r *Replica) Trust() error { return r.node.wal.Replica(walID(r.who)).Trust() }
 
 // Close closes the stores, after raft was shut down. The replica can be opened again.
 func (r *Replica) Close() error {

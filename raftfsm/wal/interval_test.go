@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -130,8 +131,8 @@ func TestIntervalUncleanBoot(t *testing.T) {
 				cfg := intervalConfig(t, left, c.next)
 				cfg.Sync = c.mode
 				l = open(t, cfg)
-				if got := l.Replica(victim).Damage() != nil; got != c.damaged {
-					t.Fatalf("damaged: %v", got)
+				if got := errors.Is(l.Replica(victim).Damage(), ErrUncleanBoot); got != c.damaged || got != (l.Replica(victim).Damage() != nil) {
+					t.Fatalf("damaged: %v", l.Replica(victim).Damage())
 				}
 				must(t, l.Replica(bystander).SetRecord("new", []byte("x")))
 				must(t, l.Close())
@@ -210,5 +211,56 @@ func TestIntervalCrashPoints(t *testing.T) {
 	}
 	if lost == 0 || kept == 0 {
 		t.Errorf("something was lost %d times, and all was known to be there %d times: the test proves little", lost, kept)
+	}
+}
+
+// Who answers for what may be missing can take such a replica for whole, for good; but not one that is rotten too, whether that
+// was found before or later.
+func TestTrustAfterAnUncleanBoot(t *testing.T) {
+	unclean := func() *disk.Mem {
+		m := newMem(t)
+		l := open(t, intervalConfig(t, m, "one"))
+		for index := range uint64(5) {
+			must(t, appendTo(l.Replica(victim), one(index+1, 1, 100)))
+			must(t, l.WaitDurable(t.Context(), l.Replica(victim).Appended()))
+		}
+		left := m.Clone()
+		must(t, l.Close())
+		return left
+	}
+	rot := func(m *disk.Mem) {
+		for _, f := range segmentsOf(t, m) {
+			b, head, err := readSegment(m, f.path, f.sequence, nil)
+			must(t, err)
+			for _, fr := range scan(b, head, nil).frames {
+				if fr.id == victim && fr.index == 2 {
+					b[fr.offset+frameBytes] ^= 1
+				}
+			}
+			rewriteFile(t, m, f.path, b)
+		}
+	}
+	m := unclean()
+	l := open(t, intervalConfig(t, m, "two"))
+	must(t, l.Replica(victim).Trust())
+	must(t, l.Replica(victim).Damage())
+	must(t, l.Close())
+	l = open(t, intervalConfig(t, m, "two"))
+	must(t, l.Replica(victim).Damage())
+	must(t, l.Replica(victim).Trust())
+	must(t, l.Close())
+
+	before, after := unclean(), unclean()
+	rot(before)
+	l = open(t, intervalConfig(t, after, "two"))
+	must(t, l.Close())
+	rot(after)
+	for name, m := range map[string]*disk.Mem{"rot before": before, "rot after": after} {
+		l := open(t, intervalConfig(t, m, "three"))
+		if err := l.Replica(victim).Trust(); !errors.Is(err, ErrDamaged) || errors.Is(err, ErrUncleanBoot) {
+			t.Errorf("%s: %v", name, err)
+		}
+		wantDamaged(t, l, victim)
+		must(t, l.Close())
 	}
 }

@@ -32,6 +32,9 @@ var (
 	// ErrUnreadable means that the disk can't give back what is on it. What was read before is as good as ever, but whether
 	// the rest was rot or whole can't be told: the disk must be replaced, and then what lay on it.
 	ErrUnreadable = errors.New("wal: the disk can't be read")
+	// ErrUncleanBoot means that the machine stopped while a log with SyncInterval was open: what it holds of a replica's
+	// entries is a prefix of what was acknowledged, and may not be all. Records are all there. It comes wrapped in ErrDamaged.
+	ErrUncleanBoot = errors.New("the machine stopped while the log was open, and it is synced at intervals only: what was acknowledged last may be lost")
 	// ErrDamaged means bytes that are not what was written. The error that wraps it is a *DamagedError, or comes from
 	// Replica.Damage.
 	ErrDamaged = errors.New("wal: log is damaged")

@@ -375,23 +375,21 @@ func (rp *replay) ended(dir string, closed closing) {
 	}
 }
 
-// errUnclean is why replicas of a log that is synced at intervals are not to be trusted.
-var errUnclean = errors.New("the machine stopped while the log was open, and it is synced at intervals only: what was acknowledged last may be lost")
-
 // finish completes the replicas and returns the damaged ones.
 func (rp *replay) finish(unclean bool) (damaged []damagedReplica) {
 	for _, r := range rp.replicas {
 		if err := r.join(); err != nil {
 			r.damagedBy(rp.reason(err))
 		}
+		known := r.Damage() // since an earlier open
 		switch {
-		case r.Damage() != nil: // known since an earlier open
-		case unclean:
-			damaged = append(damaged, damagedReplica{r.Replica, errUnclean})
+		case known != nil && !errors.Is(known, ErrUncleanBoot):
 		case r.damage != nil:
 			damaged = append(damaged, damagedReplica{r.Replica, r.damage})
 		case r.doubt != nil:
 			damaged = append(damaged, damagedReplica{r.Replica, r.doubt})
+		case unclean && known == nil: // last, as it can be forgiven: see Replica.Trust
+			damaged = append(damaged, damagedReplica{r.Replica, ErrUncleanBoot})
 		}
 	}
 	return damaged

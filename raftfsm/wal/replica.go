@@ -72,12 +72,25 @@ type recordAt struct {
 const recordDamaged = "damaged"
 
 // Damage returns why the replica must not be used, an error that wraps ErrDamaged and names where the log was found wrong;
-// nil: it is whole.
+// nil: it is whole. Where it is an unclean boot and nothing else, it wraps ErrUncleanBoot too.
 func (r *Replica) Damage() error {
-	if text := r.Record(recordDamaged); text != nil {
-		return fmt.Errorf("%w: %s", ErrDamaged, strings.TrimPrefix(string(text), ErrDamaged.Error()+": "))
+	text := r.Record(recordDamaged)
+	switch {
+	case len(text) == 0:
+		return nil
+	case string(text) == ErrUncleanBoot.Error():
+		return fmt.Errorf("%w: %w", ErrDamaged, ErrUncleanBoot)
 	}
-	return nil
+	return fmt.Errorf("%w: %s", ErrDamaged, strings.TrimPrefix(string(text), ErrDamaged.Error()+": "))
+}
+
+// Trust takes a replica for whole that went through an unclean boot, durably. Whoever calls it answers for what may be missing:
+// it is for a group of which no better copy is left. Other damage stays, and is returned.
+func (r *Replica) Trust() error {
+	if err := r.Damage(); !errors.Is(err, ErrUncleanBoot) {
+		return err
+	}
+	return r.SetRecord(recordDamaged, nil)
 }
 
 // Appended returns the sequence of the replica's newest change. It is known before the call that made the change returns.

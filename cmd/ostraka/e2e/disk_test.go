@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/ostraka-db/ostraka/bench/cluster"
 	"github.com/ostraka-db/ostraka/client"
+	"github.com/ostraka-db/ostraka/server"
 )
 
 // startOnDisks starts a cluster of which each node has a disk of its own.
@@ -207,9 +209,7 @@ func TestUncleanBootIsReplaced(t *testing.T) {
 		l.progress(300)
 		before := replicaIDs(await(t, c, cluster.Healthy), p.ID)
 		kill(t, p)
-		if err := os.WriteFile(filepath.Join(p.DataDir, "wal", "unsynced"), []byte("an earlier start of the machine"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		bootAnew(t, p)
 		restart(t, p)
 		s := await(t, c, func(s *client.Status) bool {
 			now := replicaIDs(s, p.ID)
@@ -225,4 +225,75 @@ func TestUncleanBootIsReplaced(t *testing.T) {
 	l.progress(100)
 	l.end(connect(t, c))
 	await(t, c, cluster.Converged)
+}
+
+// bootAnew makes a killed node with --sync interval believe that its machine was started again since.
+func bootAnew(t *testing.T, p *cluster.Process) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(p.DataDir, "wal", "unsynced"), []byte("an earlier start of the machine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// That befalls all machines at once. No shard has a leader any more, since nobody knows what was acknowledged; a recovery from
+// all directories says that their end may be lost, and goes on with what there is. The cluster's own state, which is synced at
+// once in any mode, never stops.
+func TestUncleanBootOfAllIsRecovered(t *testing.T) {
+	c := startCluster(t, cluster.Options{ServerArgs: []string{"--sync", "interval", "--election-timeout", "500ms"}})
+	l := startLoad(t, c, 9)
+	l.progress(600)
+	l.end(connect(t, c))
+	await(t, c, func(s *client.Status) bool { return cluster.Healthy(s) && cluster.Converged(s) })
+	args := []string{"recover", "--yes", "--json"}
+	for _, p := range c.Nodes() {
+		kill(t, p)
+		bootAnew(t, p)
+		args = append(args, "--data-dir", p.DataDir)
+	}
+	for _, p := range c.Nodes() {
+		restart(t, p)
+	}
+	await(t, c, func(s *client.Status) bool {
+		damaged := 0
+		for _, sh := range s.Shards {
+			for _, r := range sh.Replicas {
+				if r.State == "damaged" {
+					damaged++
+				}
+			}
+		}
+		for _, n := range s.Nodes {
+			if n.MetaReplica != "ok" {
+				return false
+			}
+		}
+		return len(s.Shards) > 0 && damaged == 3*len(s.Shards)
+	})
+	for _, p := range c.Nodes() {
+		kill(t, p)
+	}
+	status, stdout, stderr := ostraka(t, "", args...)
+	if status != 0 {
+		t.Fatalf("status %d, %s", status, stderr)
+	}
+	var report server.RecoveryReport
+	if err := json.Unmarshal([]byte(stdout), &report); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range report.Groups {
+		wantHere, wantLoss := 0, server.LossPossible
+		if g.Shard == 0 {
+			wantHere, wantLoss = 3, server.LossNone
+		}
+		if g.VotersHere != wantHere || g.Loss != wantLoss || g.LastIndex == 0 {
+			t.Errorf("%+v", g)
+		}
+	}
+	for _, p := range c.Nodes() {
+		restart(t, p)
+	}
+	await(t, c, func(s *client.Status) bool {
+		return s.ClusterID == report.NewClusterID && cluster.Healthy(s) && cluster.Converged(s)
+	})
+	l.checkAcknowledged(connect(t, c)) // the kernel ran on, so nothing was lost in truth
 }
