@@ -192,6 +192,19 @@ func BenchmarkSnapshot(b *testing.B) {
 	})
 }
 
+// BenchmarkRestore builds a store from a view: one operation is one store.
+func BenchmarkRestore(b *testing.B) {
+	forSizes(b, func(b *testing.B, keys int) {
+		s := filled(b, keys)
+		for b.Loop() {
+			v := s.Freeze()
+			rebuild(b, v, store.DefaultLimits())
+			v.Close()
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(keys), "ns/key")
+	})
+}
+
 // BenchmarkReap removes expired keys in slices of 100, wherever they are due: one operation is one key.
 func BenchmarkReap(b *testing.B) {
 	const keys = 100_000
