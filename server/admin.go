@@ -140,7 +140,7 @@ func (s *adminService) local(m *shard.Map) *ostrakapb.StatusResponse {
 	shards := describeShards(m)
 	for _, st := range s.replicas.statuses() {
 		if st.Shard == shard.MetaGroup {
-			node.MetaReplica = replicaState(st)
+			node.MetaReplica = replicaState(st, len(m.Nodes()) <= raftfsm.MetaVotersMax)
 			continue
 		}
 		part := shards[st.Shard]
@@ -158,14 +158,15 @@ func (s *adminService) local(m *shard.Map) *ostrakapb.StatusResponse {
 func replicaStatus(node shard.NodeID, st raftfsm.Status) *ostrakapb.ReplicaStatus {
 	return &ostrakapb.ReplicaStatus{Shard: uint32(st.Shard), Replica: uint64(st.Replica), Node: string(node), Role: st.Role,
 		Term: st.Term, CommitIndex: st.Commit, AppliedIndex: st.Applied, SnapshotIndex: st.Snapshot, Voter: st.Voter,
-		Keys: st.Keys, Bytes: st.Bytes, Checksum: st.Checksum, State: replicaState(st)}
+		Keys: st.Keys, Bytes: st.Bytes, Checksum: st.Checksum, State: replicaState(st, true)}
 }
 
-func replicaState(st raftfsm.Status) string {
+// replicaState names how a replica stands. votes: it is to have a vote, as all have but in the meta group of a large cluster.
+func replicaState(st raftfsm.Status, votes bool) string {
 	switch {
 	case st.Lost:
 		return replicaDamaged
-	case st.Joining || !st.Voter && st.Shard != shard.MetaGroup:
+	case st.Joining || votes && !st.Voter:
 		return replicaCatchingUp
 	}
 	return replicaOK
