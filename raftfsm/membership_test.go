@@ -452,7 +452,7 @@ func TestReplacedInPlace(t *testing.T) {
 // Who would be left must be a majority that is there and up to date, without the one that is lost.
 func TestLostReplicaStaysWithoutAMajority(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newMemberTest(t, 3, 3, nil)
+		c := newMemberTest(t, 3, 3, func(cfg *Config) { cfg.Timing.Commit = 300 * time.Millisecond })
 		lead := c.leader()
 		c.mustSet("k0")
 		var lost, other *testNode
@@ -482,9 +482,13 @@ func TestLostReplicaStaysWithoutAMajority(t *testing.T) {
 		if other == lost {
 			other = c.others(lead)[1]
 		}
+		c.mustSet("k1")
+		c.eventually("it has that", func() bool { return other.group(1).Status().Applied == lead.group(1).Status().Applied })
 		other.slow.hold()
 		done := lead.writeAsync(1, "held")
-		time.Sleep(2100 * time.Millisecond) // its last acknowledgement is old, the disk is not yet taken for hung
+		timing := lead.host.cfg.Timing
+		// Its last acknowledgement is old, the disk is not yet taken for hung. One may have been on its way.
+		time.Sleep(timing.Election + 2*timing.Commit + 300*time.Millisecond)
 		if err := lead.host.Spare(1, lostID); err == nil {
 			t.Error("spared, though the only other voter's disk does not answer")
 		}
