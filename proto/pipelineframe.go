@@ -9,9 +9,9 @@ import (
 )
 
 // PipelineFrame is a PipelineRequest or a PipelineResponse in its encoded form, to be sent and received on a stream in place of
-// the message. A message of a hundred calls is five hundred objects, which reflection fills and the garbage collector
-// clears away: about half of what such a call cost either side. pipeline.go writes and reads the bytes directly; they are
-// the same protobuf as ever, so that either end may use the generated types.
+// the message. A message of 64 calls is 456 objects, which reflection fills and the garbage collector clears away
+// (BenchmarkPipelineMessage). pipeline.go writes and reads the bytes directly, and makes none; they are the same protobuf as
+// ever, so that either end may use the generated types.
 //
 // It needs a stream with PipelineCodec.
 type PipelineFrame struct {
