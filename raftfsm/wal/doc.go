@@ -25,7 +25,8 @@
 //
 // Only the last segment that holds a frame is written to. It ends with a seal, once all of it is durable, and only then is
 // the first frame of the next one written. The keeper's goroutine makes the next segment before it is needed, by giving a
-// purged one another life if there is one.
+// purged one another life if there is one; two are kept for that. What a full disk means, and which room is kept for it,
+// stands in space.go.
 //
 // A frame is needed (live) while it is the place of an entry or the latest value of a record. The oldest segment without a
 // live frame is removed, always the oldest: frames that delete something may lie in a later segment than what they
