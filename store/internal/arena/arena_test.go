@@ -176,8 +176,13 @@ func TestRandomAllocs(t *testing.T) {
 
 // Freeing four fifths at random and compacting leaves the memory of a fifth, and little more.
 func TestCompaction(t *testing.T) {
+	t.Run("huge pages", func(t *testing.T) { testCompaction(t, arena.Config{HugeFrom: 1}) })
+	t.Run("plain", func(t *testing.T) { testCompaction(t, arena.Config{}) })
+}
+
+func testCompaction(t *testing.T, config arena.Config) {
 	random := rand.New(rand.NewPCG(3, 4))
-	o := newOwner(t, arena.Config{})
+	o := newOwner(t, config)
 	for range 200_000 {
 		if err := o.alloc(100 + random.IntN(8)); err != nil {
 			t.Fatal(err)
@@ -196,6 +201,12 @@ func TestCompaction(t *testing.T) {
 	if bound := u.Used + u.Used/20 + 3*2*(64<<10) + before.Resident/64; u.Resident > bound {
 		t.Errorf("%d bytes in use take %d, want at most %d; there were %d", u.Used, u.Resident, bound, before.Resident)
 	}
+	for range 200_000 { // on pages that were given back, too
+		if err := o.alloc(100 + random.IntN(60)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.checkAll()
 }
 
 // A skipped cell ends vacating for its class, until Unstick; other classes go on.

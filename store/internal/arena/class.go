@@ -71,7 +71,7 @@ type class struct {
 // slack is how many free cells a class may have before one of its pages is vacated. A page's worth must be among them, since that
 // is where its cells go.
 func (c *class) slack() int {
-	return c.perPage + c.cells/64
+	return c.perPage + c.cells/128
 }
 
 func (c *class) fragmented() bool {

@@ -20,7 +20,7 @@
 //
 // # Compaction
 //
-// Deletes and changing sizes leave holes. Once a class has more free cells than a page and 1/64 of its cells, its emptiest page is
+// Deletes and changing sizes leave holes. Once a class has more free cells than a page and 1/128 of its cells, its emptiest page is
 // to be vacated: NextMove names a cell of it, the owner of the bytes copies them to a cell from Alloc (which never
 // lies in that page), puts the new reference wherever it kept the old one, and frees the old cell. So compaction goes in steps
 // as small as the owner wants, and ends when no class has too many holes. A cell that must stay is left by SkipMove.
