@@ -113,7 +113,8 @@ type ReplacedReplica struct {
 
 // Replace gives the place of replicas on a node to fresh ones on the same node: their data are wiped and come again from
 // the others. With shards it is about the replicas of those alone, else about all of the node's. It returns once that is
-// decided; Status tells how far it has come.
+// decided; Status tells how far it has come. Within its deadline it tries again while nobody leads, or a group can't do
+// without its replica.
 //
 // Errors: ErrInvalid for a node or shard that isn't there, ErrUnavailable, ErrNoEndpoint. ErrUnavailable also where a group
 // can't do without its replica, and then nothing was done.
@@ -129,11 +130,7 @@ func (a *Admin) Replace(ctx context.Context, id string, shards ...uint32) ([]Rep
 	}
 	var replaced []ReplacedReplica
 	for _, req := range requests {
-		var resp *ostrakapb.ReplaceResponse
-		err := a.any(ctx, func(ctx context.Context, n *node) (err error) {
-			resp, err = n.admin.Replace(ctx, req)
-			return err
-		})
+		resp, err := a.replace(ctx, req)
 		if err != nil {
 			return replaced, fmt.Errorf("replace: %w", err)
 		}
@@ -142,6 +139,26 @@ func (a *Admin) Replace(ctx context.Context, id string, shards ...uint32) ([]Rep
 		}
 	}
 	return replaced, nil
+}
+
+func (a *Admin) replace(ctx context.Context, req *ostrakapb.ReplaceRequest) (*ostrakapb.ReplaceResponse, error) {
+	var said error // why it was not done, as a node put it
+	for round := 1; ; round++ {
+		var resp *ostrakapb.ReplaceResponse
+		err := a.any(ctx, func(ctx context.Context, n *node) (err error) {
+			resp, err = n.admin.Replace(ctx, req)
+			return err
+		})
+		switch {
+		case err == nil:
+			return resp, nil
+		case ctx.Err() != nil && said != nil:
+			return nil, said
+		case !errors.Is(err, ErrUnavailable) || !sleep(ctx, backOff(round)):
+			return nil, err
+		}
+		said = err
+	}
 }
 
 // Status tells the state of the cluster, or of a blank node. Errors: ErrNoEndpoint, ErrUnavailable.

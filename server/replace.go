@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	ostrakapb "github.com/ostraka-db/ostraka/proto"
 	"github.com/ostraka-db/ostraka/raftfsm"
@@ -38,6 +39,7 @@ func (n *Node) Replace(ctx context.Context, req *ostrakapb.ReplaceRequest) (*ost
 		}
 	}
 	answer := new(ostrakapb.ReplaceResponse)
+	slices.Reverse(groups) // the meta group last: if its leader is to be replaced, it hands over as soon as that is said
 	for _, group := range groups {
 		old, _ := state.MemberOn(group, node)
 		fresh, err := n.replace(ctx, part, meta, group, old.Replica)
@@ -46,6 +48,7 @@ func (n *Node) Replace(ctx context.Context, req *ostrakapb.ReplaceRequest) (*ost
 		}
 		answer.Replaced = append(answer.Replaced, &ostrakapb.ReplacedReplica{Shard: uint32(group), Old: uint64(old.Replica), Fresh: uint64(fresh)})
 	}
+	slices.Reverse(answer.Replaced)
 	return answer, nil
 }
 
