@@ -173,6 +173,7 @@ func TestRecoverAShardWithoutACopy(t *testing.T) {
 		t.Fatal("every node holds every shard")
 	}
 	mustWrite(t, nodes)
+	soon(t, "the node that is left has the cluster's state", func() bool { return left.node.Host().Meta().State() != nil })
 	for _, n := range nodes {
 		n.stop()
 	}

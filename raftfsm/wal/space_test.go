@@ -143,6 +143,11 @@ func TestFullDiskIsNamedAtOpen(t *testing.T) {
 	must(t, appendTo(l.Replica(victim), one(1, 1, 3000)))
 	must(t, l.WaitDurable(t.Context(), l.Replica(victim).Appended()))
 	path := tailOf(l).path
+	waitFor(t, "the spare", func() bool { // what is being made would be room that the next open finds
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.spare != nil
+	})
 	left := &sizedDisk{Mem: d.Clone()}
 	must(t, l.Close())
 	must(t, disk.RemoveIfThere(left, "/wal/"+reserveName))
