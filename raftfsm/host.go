@@ -45,6 +45,7 @@ func NewHost(cfg Config) (*Host, error) {
 		snapshotThrottle: rate.NewLimiter(rate.Limit(full.Snapshots.BytesPerSecond), snapshotSliceBytes)}
 	h.confirmer = newConfirmer(full.Node, full.Timing.Election, full.Transport.Confirm)
 	h.scheduler = newScheduler(h)
+	full.Transport.OnGone(h.nodeGone)
 	return h, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -260,8 +261,8 @@ func (c *testCluster) dial(ctx context.Context, from, to shard.NodeID) (net.Conn
 		return nil, errors.New("no route")
 	}
 	conn, err := listener.DialContext(ctx)
-	if err != nil {
-		return nil, err
+	if err != nil { // it is closed: as a kernel says of a process that has ended
+		return nil, fmt.Errorf("%w: %w", syscall.ECONNREFUSED, err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -43,7 +43,9 @@ func (t *Transport) Exchange(stream grpc.BidiStreamingServer[ostrakapb.Frame, os
 	defer p.leave(accepted)
 	t.cfg.Learned(hs)
 	p.link.heardFrom()
-	return accepted.run()
+	err = accepted.run()
+	t.broke(p)
+	return err
 }
 
 // accept makes a stream the peer's newest. An earlier one ends, unless it belongs to a later start of the peer: a

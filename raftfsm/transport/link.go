@@ -194,6 +194,7 @@ func (l *link) serve() error {
 	l.set(d, nil)
 	err = d.pipe.run()
 	d.end(fmt.Errorf("%w: %w", ErrLinkDown, err))
+	l.t.broke(l.peer)
 	return err
 }
 

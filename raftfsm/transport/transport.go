@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -36,6 +37,7 @@ type Transport struct {
 	// running counts the goroutines started here and the gRPC handlers inside this package; Close waits for it.
 	running sync.WaitGroup
 	began   time.Time
+	gone    atomic.Pointer[func(context.Context, shard.NodeID)] // see OnGone
 
 	mu        sync.RWMutex
 	closed    bool // running grows only under mu and while this is false
@@ -153,6 +155,7 @@ type peer struct {
 	node     shard.NodeID
 	counters peerCounters
 	link     *link
+	asked    atomic.Bool // whether its process has ended: see broke
 
 	mu          sync.Mutex
 	bulk        *grpc.ClientConn // for snapshots and unary calls, nil until used

@@ -1,0 +1,85 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/ostraka-db/ostraka/shard"
+)
+
+// A process that ends, however it does, leaves its sockets to the kernel: its streams break at once, and whoever connects to
+// its port is refused. Silence proves nothing and must be waited out; a refusal is as good as a word.
+
+const (
+	// goneTimeout bounds one look whether a node's process has ended.
+	goneTimeout = 200 * time.Millisecond
+	// goneTries and gonePause: the kernel closes a dead process's sockets one by one, and the one it listened on may still be there.
+	goneTries = 2
+	gonePause = 20 * time.Millisecond
+)
+
+// OnGone sets who is told of nodes whose process has ended: the stream to or from them broke, and connecting to them is refused
+// where the address book has them. It is called on a goroutine of its own, which Close waits for, and ends with ctx.
+func (t *Transport) OnGone(told func(ctx context.Context, node shard.NodeID)) { t.gone.Store(&told) }
+
+// broke is called when a stream to or from a peer, which was up, has ended.
+func (t *Transport) broke(p *peer) {
+	told := t.gone.Load()
+	if told == nil || t.ctx.Err() != nil || !p.asked.CompareAndSwap(false, true) {
+		return
+	}
+	t.start(func() {
+		refused := t.refuses(p.node)
+		p.asked.Store(false)
+		if refused {
+			t.cfg.Logger.Info("a node's process has ended", "peer", p.node)
+			(*told)(t.ctx, p.node)
+		}
+	})
+}
+
+// refuses tells whether connecting to a node is refused.
+func (t *Transport) refuses(node shard.NodeID) bool {
+	address, err := t.resolve(node)
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(t.ctx, goneTimeout)
+	defer cancel()
+	for try := range goneTries {
+		conn, err := t.cfg.Dial(ctx, address)
+		switch {
+		case errors.Is(err, syscall.ECONNREFUSED):
+			return true
+		case err != nil:
+			return false
+		}
+		conn.Close()
+		if try < goneTries-1 {
+			select {
+			case <-ctx.Done():
+				return false
+			case <-time.After(gonePause):
+			}
+		}
+	}
+	return false
+}
+
+// Stand tells this replica's raft to stand for election now, as its leader does that hands over. The other voters don't refuse
+// because they have a leader; they do because of a log that lacks entries, as always. A false alarm costs an election.
+func (f *Facade) Stand() error {
+	own := f.senders.of(f.t.cfg.Self, f.replica)
+	request := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: own.id, Addr: own.address}}
+	f.inbox.Lock()
+	defer f.inbox.Unlock()
+	if err := f.roomLocked(); err != nil {
+		return err
+	}
+	f.consumer <- raft.RPC{Command: request, RespChan: make(chan raft.RPCResponse, 1)}
+	return nil
+}
