@@ -211,6 +211,9 @@ func TestAllKilledAtOnce(t *testing.T) {
 			l := startLoad(t, c, 2)
 			for range 3 {
 				l.progress(600)
+				if tc.args != nil {
+					await(t, c, snapshotsEverywhere)
+				}
 				var all sync.WaitGroup
 				for _, p := range c.Nodes() {
 					all.Go(func() { kill(t, p) })
@@ -222,18 +225,21 @@ func TestAllKilledAtOnce(t *testing.T) {
 			}
 			l.progress(100)
 			l.end(connect(t, c))
-			s := await(t, c, cluster.Converged)
-			if tc.args != nil {
-				for _, sh := range s.Shards {
-					for _, r := range sh.Replicas {
-						if r.SnapshotIndex == 0 {
-							t.Errorf("shard %d on %s never took a snapshot", sh.ID, r.Node)
-						}
-					}
-				}
-			}
+			await(t, c, cluster.Converged)
 		})
 	}
+}
+
+// snapshotsEverywhere holds for a status in which every replica has taken a snapshot.
+func snapshotsEverywhere(s *client.Status) bool {
+	for _, sh := range s.Shards {
+		for _, r := range sh.Replicas {
+			if r.SnapshotIndex == 0 {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // A leader is stopped for longer than an election, and goes on: what it then answers must not be older than
