@@ -61,13 +61,14 @@ func (n *node) close() {
 
 func (n *node) suspect() { n.suspectNow(suspectFor) }
 
-// suspectSilent suspects a node that has taken calls and says nothing.
+// suspectSilent suspects a node that has taken calls and says nothing, for longer from now on if it is suspected already: the
+// callers who wait for it are about to look for another, and must find it suspected still.
 func (n *node) suspectSilent() {
-	if n.suspected() {
-		return
+	times := n.silences.Load()
+	if !n.suspected() {
+		times = n.silences.Add(1)
 	}
-	times := n.silences.Add(1) - 1
-	n.suspectNow(min(suspectSilentFor<<min(times, 10), suspectSilentMax))
+	n.suspectNow(min(suspectSilentFor<<min(max(times, 1)-1, 10), suspectSilentMax))
 }
 
 // suspectNow suspects it for that long, or for longer where it is suspected already.
