@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"path/filepath"
+	"syscall"
 
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -131,7 +132,40 @@ func (id *identity) save(files disk.FS, dir string) error {
 	if err != nil {
 		return err
 	}
-	return disk.WriteFileAtomic(files, filepath.Join(dir, identityFile), append(data, '\n'))
+	data = append(data, '\n')
+	path := filepath.Join(dir, identityFile)
+	err = disk.WriteFileAtomic(files, path, data)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		if err := disk.RemoveIfThere(files, path+roomSuffix); err != nil {
+			return err
+		}
+		err = disk.WriteFileAtomic(files, path, data)
+	}
+	if err == nil {
+		keepRoom(files, path+roomSuffix, max(roomBytesMin, 2*int64(len(data))))
+	}
+	return err
+}
+
+const (
+	// roomSuffix marks the file that keeps room for the next identity: a node counts its starts in it, and must be able to start
+	// on a full disk. The one before is kept until the next is whole, so its own room is of no use.
+	roomSuffix   = ".room"
+	roomBytesMin = 64 << 10
+)
+
+// keepRoom takes room on the disk, if there is any. Without it all goes well until the disk is full.
+func keepRoom(files disk.FS, path string, bytes int64) {
+	if info, err := files.Stat(path); err == nil && info.Size >= bytes {
+		return
+	}
+	f, err := files.Create(path)
+	if err != nil {
+		return
+	}
+	if errors.Join(f.Preallocate(bytes), f.Close()) != nil {
+		_ = files.Remove(path) // half of it is no use; should it stay, the next save tries again
+	}
 }
 
 // adopt makes a blank identity one that holds a plan. What counts from then on is the plan as it is stored: a node

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"reflect"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
@@ -144,5 +145,38 @@ func TestIdentityRefused(t *testing.T) {
 		if _, err := loadIdentity(d, "data", shard.NodeID("n1")); !errors.Is(err, ErrIdentityDamaged) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A node on a full disk can be started, again and again: what it writes then has its room.
+func TestIdentityHasRoomOnAFullDisk(t *testing.T) {
+	mem := disk.NewMem()
+	if err := disk.MkdirAll(mem, "data"); err != nil {
+		t.Fatal(err)
+	}
+	full := false
+	d := disk.NewHooked(mem, func(op disk.Op, path string) error {
+		info, err := mem.Stat("data/" + identityFile + roomSuffix)
+		if kept := err == nil && info.Size > 0; full && kept && (op == disk.OpWrite || op == disk.OpPreallocate) {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	id, err := loadIdentity(d, "data", "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for start := range uint64(5) {
+		id.Incarnation = start + 1
+		if err := id.save(d, "data"); err != nil {
+			t.Fatalf("start %d: %v", start+1, err)
+		}
+		if again, err := loadIdentity(d, "data", "n1"); err != nil || again.Incarnation != start+1 {
+			t.Fatalf("start %d: %+v, %v", start+1, again, err)
+		}
+		if _, err := mem.Stat("data/" + identityFile + roomSuffix); err != nil {
+			t.Fatalf("after start %d no room is kept: %v", start+1, err)
+		}
+		full = true
 	}
 }
