@@ -69,7 +69,7 @@ TORTURE ?=
 torture: build ## break a cluster under load for MINUTES (5) and check every promise; SEED=7 repeats a script, TORTURE='-only isolate' adds flags
 	go run ./bench/torture -binary $(CURDIR)/ostraka -dir $(CURDIR)/data/torture -minutes $(MINUTES) -seed $(SEED) -ledger docs/torture-ledger.md $(TORTURE)
 
-torture-smoke: build ## a minute of it, as part of check
+torture-smoke: build ## a minute of it
 	go run ./bench/torture -binary $(CURDIR)/ostraka -dir $(CURDIR)/data/torture -minutes 1
 
 FUZZTIME ?= 20s
@@ -78,7 +78,7 @@ fuzz: ## every fuzz target for FUZZTIME (20s); what it finds stays in testdata/f
 		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "== $$pkg $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; done; done
 
-check: lint check-generated test race check-compare torture-smoke ## what CI runs
+check: lint check-generated test race check-compare ## what CI runs
 
 clean: ## the binary and the tools
 	rm -rf ostraka .bin

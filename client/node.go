@@ -20,10 +20,8 @@ const (
 	// whether it is back costs little.
 	suspectFor = 500 * time.Millisecond
 	// A node that takes calls and says nothing, one that is paused for instance, costs every write that finds out all its time.
-	// So it is passed over for longer than an election takes, and for twice as long each time that it is silent again, until it
-	// answers anything.
+	// So it is passed over for longer than an election takes, and on as long as calls wait for it, until it answers anything.
 	suspectSilentFor = 2 * time.Second
-	suspectSilentMax = 16 * time.Second
 	// keepaliveTime is gRPC's lower bound. A silent connection under a waiting call is probed after it and
 	// closed keepaliveTimeout later; bytes that nobody acknowledges close it after keepaliveTimeout alone.
 	keepaliveTime    = 10 * time.Second
@@ -49,8 +47,6 @@ type node struct {
 	admin    ostrakapb.AdminClient
 	// suspectUntil is a Unix time in nanoseconds up to which other nodes are preferred; 0: trusted.
 	suspectUntil atomic.Int64
-	// silences counts how often it was suspected for its silence since it last answered.
-	silences atomic.Int32
 }
 
 // close ends the calls under way.
@@ -61,15 +57,8 @@ func (n *node) close() {
 
 func (n *node) suspect() { n.suspectNow(suspectFor) }
 
-// suspectSilent suspects a node that has taken calls and says nothing, for longer from now on if it is suspected already: the
-// callers who wait for it are about to look for another, and must find it suspected still.
-func (n *node) suspectSilent() {
-	times := n.silences.Load()
-	if !n.suspected() {
-		times = n.silences.Add(1)
-	}
-	n.suspectNow(min(suspectSilentFor<<min(max(times, 1)-1, 10), suspectSilentMax))
-}
+// suspectSilent suspects a node that has taken calls and says nothing. It is called again and again while that is so.
+func (n *node) suspectSilent() { n.suspectNow(suspectSilentFor) }
 
 // suspectNow suspects it for that long, or for longer where it is suspected already.
 func (n *node) suspectNow(d time.Duration) {
@@ -91,7 +80,6 @@ func (n *node) suspected() bool {
 func (n *node) trust() {
 	if n.suspectUntil.Load() != 0 {
 		n.suspectUntil.Store(0)
-		n.silences.Store(0)
 	}
 }
 
@@ -154,7 +142,7 @@ func (p *pool) node(address string) (*node, error) {
 		admin:   ostrakapb.NewAdminClient(conn),
 	}
 	n.pipeline = &pipeline{kv: n.kv, header: p.header, beat: p.beat, suspect: func(sr *shardRoute) { doubt(n, sr) },
-		silence: p.silence, silent: n.suspectSilent}
+		silence: p.silence, silent: n.suspectSilent, spoke: n.trust}
 	p.nodes[address] = n
 	return n, nil
 }

@@ -36,6 +36,8 @@ type pipe struct {
 	// last found silent; zero: none was. Callers may give up sooner than that is noticed, again and again.
 	heard       bool
 	silentSince time.Time
+	// silenced: it was found silent, and has not answered since.
+	silenced bool
 	// draining: the node is about to stop, nothing more is sent to it.
 	draining bool
 	ended    bool
@@ -325,6 +327,10 @@ func (s *pipe) settleAll(answers *ostrakapb.AnswerReader, answered []*pipelineCa
 		}
 		s.mu.Lock()
 		s.heard, s.silentSince = true, time.Time{}
+		if s.silenced {
+			s.silenced = false
+			s.owner.spoke()
+		}
 		if c := s.waiting[number]; c != nil { // else its caller has gone
 			delete(s.waiting, number)
 			c.settleLocked(result, nil)
@@ -382,7 +388,7 @@ func (s *pipe) look(now time.Time) bool {
 	}
 	silent := !s.silentSince.IsZero() && now.Sub(s.silentSince) >= s.owner.silence
 	if silent {
-		s.silentSince = now
+		s.silentSince, s.silenced = now, true
 	}
 	s.watching = len(s.queue)+len(s.waiting) > 0
 	busy := s.watching

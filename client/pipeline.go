@@ -48,6 +48,8 @@ type pipeline struct {
 	// silent is told each time that calls were sent and nothing at all was heard for the time of silence.
 	silence time.Duration
 	silent  func()
+	// spoke is told that something was heard after that, be it an answer that came too late for its caller.
+	spoke func()
 	// beat is how often calls' patience is looked at.
 	beat time.Duration
 

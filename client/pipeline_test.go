@@ -49,7 +49,7 @@ func testPipe(t *testing.T, calls int) (*pipe, []*pipelineCall) {
 	t.Helper()
 	s := &pipe{wake: make(chan struct{}, 1), watched: make(chan struct{}, 1), waiting: make(map[uint64]*pipelineCall),
 		owner: &pipeline{header: func() *ostrakapb.Header { return &ostrakapb.Header{LowestUnanswered: 9} }, suspect: func(*shardRoute) {},
-			silence: time.Hour, silent: func() {}}}
+			silence: time.Hour, silent: func() {}, spoke: func() {}}}
 	op, err := ostrakapb.AppendOp(nil, &ostrakapb.Op{Op: &ostrakapb.Op_Set{Set: &ostrakapb.SetRequest{Key: []byte("k")}}})
 	if err != nil {
 		t.Fatal(err)
@@ -160,8 +160,8 @@ func TestPipelineBounds(t *testing.T) {
 // Callers that give up sooner than the node's silence is noticed don't keep it from being noticed; any answer ends it.
 func TestPipelineNoticesSilence(t *testing.T) {
 	s, calls := testPipe(t, 2)
-	silences := 0
-	s.owner.silence, s.owner.silent = time.Second, func() { silences++ }
+	silences, spoke := 0, 0
+	s.owner.silence, s.owner.silent, s.owner.spoke = time.Second, func() { silences++ }, func() { spoke++ }
 	s.next()
 	sent := time.Now()
 	for _, c := range calls {
@@ -181,8 +181,8 @@ func TestPipelineNoticesSilence(t *testing.T) {
 	if _, err := s.settle(ostrakapb.AppendSetAnswer(nil, calls[0].number, true, 1), nil); err != nil {
 		t.Fatal(err)
 	}
-	if s.look(sent.Add(time.Minute)); silences != 2 {
-		t.Error("silent after an answer")
+	if s.look(sent.Add(time.Minute)); silences != 2 || spoke != 1 {
+		t.Errorf("after an answer: %d silences, spoken %d times", silences, spoke)
 	}
 }
 
