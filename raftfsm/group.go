@@ -245,11 +245,7 @@ func (r *replica) handOver() error {
 
 // IsLeader reports whether this replica leads and is ready to serve.
 func (g *Group) IsLeader() bool {
-	l := g.replica.current.Load()
-	if l == nil {
-		return false
-	}
-	_, err := l.leading()
+	_, err := g.replica.leading()
 	return err == nil
 }
 

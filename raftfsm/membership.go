@@ -108,12 +108,7 @@ func (h *Host) leading(group shard.ID) (*life, error) {
 	if r == nil {
 		return nil, &NotLeaderError{Group: group}
 	}
-	l := r.current.Load()
-	if l == nil {
-		return nil, ErrStopped
-	}
-	_, err := l.leading()
-	return l, err
+	return r.leading()
 }
 
 // spare is nil if a majority of the other voters lives and is up to date. It is asked of a leader.

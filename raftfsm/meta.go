@@ -111,11 +111,8 @@ func (m *Meta) Rejoin(ctx context.Context, node shard.NodeID, address string, in
 
 // lead replicates a change if this replica leads.
 func (m *Meta) lead(ctx context.Context, ent *metaEntry) (*ClusterState, error) {
-	l := m.replica.current.Load()
-	if l == nil {
-		return nil, ErrStopped
-	}
-	if _, err := l.leading(); err != nil {
+	l, err := m.replica.leading()
+	if err != nil {
 		return nil, err
 	}
 	return m.commit(ctx, l, ent)
@@ -123,11 +120,7 @@ func (m *Meta) lead(ctx context.Context, ent *metaEntry) (*ClusterState, error) 
 
 // IsLeader reports whether this replica leads the meta group and is ready.
 func (m *Meta) IsLeader() bool {
-	l := m.replica.current.Load()
-	if l == nil {
-		return false
-	}
-	_, err := l.leading()
+	_, err := m.replica.leading()
 	return err == nil
 }
 

@@ -188,21 +188,31 @@ func (s *ClusterState) Members(group shard.ID) (members []Member, ok bool) {
 		return s.Meta, true
 	}
 	described, ok := s.Map.Shard(group)
-	for _, r := range described.Replicas {
-		members = append(members, Member{Node: r.Node, Replica: r.ID, Voter: r.Voter})
-	}
-	return members, ok
+	return MembersOf(described), ok
 }
+
+// MembersOf are a shard's replicas, as members of its group.
+func MembersOf(s shard.Shard) []Member {
+	members := make([]Member, len(s.Replicas))
+	for i, r := range s.Replicas {
+		members[i] = memberOf(r)
+	}
+	return members
+}
+
+func memberOf(r shard.Replica) Member { return Member{Node: r.Node, Replica: r.ID, Voter: r.Voter} }
 
 // MemberOn is a group's replica on a node.
 func (s *ClusterState) MemberOn(group shard.ID, node shard.NodeID) (Member, bool) {
-	members, _ := s.Members(group)
-	for _, m := range members {
-		if m.Node == node {
-			return m, true
-		}
+	if group != shard.MetaGroup {
+		r, ok := s.Map.ReplicaOn(group, node)
+		return memberOf(r), ok
 	}
-	return Member{}, false
+	at := slices.IndexFunc(s.Meta, func(m Member) bool { return m.Node == node })
+	if at < 0 {
+		return Member{}, false
+	}
+	return s.Meta[at], true
 }
 
 // GroupsOn are the groups with a replica on a node, the meta group first.

@@ -382,6 +382,16 @@ func (l *life) leading() (*leadTerm, error) {
 	return nil, l.notLeader()
 }
 
+// leading returns the current life if it leads and is ready. Errors: ErrStopped, and those of life.leading.
+func (r *replica) leading() (*life, error) {
+	l := r.current.Load()
+	if l == nil {
+		return nil, ErrStopped
+	}
+	_, err := l.leading()
+	return l, err
+}
+
 func (l *life) notLeader() error {
 	return &NotLeaderError{Group: l.replica.group, Leader: l.leaderNode()}
 }

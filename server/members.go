@@ -183,18 +183,24 @@ func (n *Node) replace(ctx context.Context, part *membership, meta *raftfsm.Meta
 
 // spared is nil if the leader of a group says that it can do without a replica.
 func (n *Node) spared(ctx context.Context, state *raftfsm.ClusterState, group shard.ID, id shard.ReplicaID) error {
+	switch answer := n.leaderOn(ctx, state, group, id); {
+	case answer == nil:
+		return fmt.Errorf("%w: nobody leads shard %d", raftfsm.ErrNotSpared, group)
+	case answer.GetNeeded() != "" && answer.GetMember():
+		return fmt.Errorf("%w: %s", raftfsm.ErrNotSpared, answer.GetNeeded())
+	}
+	return nil
+}
+
+// leaderOn is what the leader of a group says of a replica; nil: nobody could be found who leads it.
+func (n *Node) leaderOn(ctx context.Context, state *raftfsm.ClusterState, group shard.ID, id shard.ReplicaID) *ostrakapb.MembershipResponse {
 	members, _ := state.Members(group)
 	for _, m := range members {
-		answer, err := n.membershipOf(ctx, m.Node, group, id)
-		switch {
-		case err != nil || !answer.GetLeads():
-			continue
-		case answer.GetNeeded() != "" && answer.GetMember():
-			return fmt.Errorf("%w: %s", raftfsm.ErrNotSpared, answer.GetNeeded())
+		if answer, err := n.membershipOf(ctx, m.Node, group, id); err == nil && answer.GetLeads() {
+			return answer
 		}
-		return nil
 	}
-	return fmt.Errorf("%w: nobody leads shard %d", raftfsm.ErrNotSpared, group)
+	return nil
 }
 
 // report tells the meta group's leader what became of a replica.

@@ -174,11 +174,7 @@ func (n *Node) bootstrapReplicas(part *membership, plan *ostrakapb.BootstrapPlan
 		if !ok {
 			continue
 		}
-		members := make([]raftfsm.Member, len(s.Replicas))
-		for i, other := range s.Replicas {
-			members[i] = raftfsm.Member{Node: other.Node, Replica: other.ID, Voter: other.Voter}
-		}
-		if err := part.host.Bootstrap(s.ID, r.ID, members); err != nil {
+		if err := part.host.Bootstrap(s.ID, r.ID, raftfsm.MembersOf(s)); err != nil {
 			return err
 		}
 	}
@@ -226,13 +222,21 @@ func (n *Node) discover() {
 		} else if len(n.cfg.Peers) > 0 && n.identity.Load().Phase == phaseBlank {
 			n.seekCluster()
 		}
-		wait := time.NewTimer(beat + time.Duration(rand.Int64N(int64(beat/4))))
-		select {
-		case <-wait.C:
-		case <-n.life.Done():
-			wait.Stop()
+		if !n.pause(beat + time.Duration(rand.Int64N(int64(beat/4)))) {
 			return
 		}
+	}
+}
+
+// pause lets time pass; false: the node's life ended meanwhile.
+func (n *Node) pause(d time.Duration) bool {
+	over := time.NewTimer(d)
+	defer over.Stop()
+	select {
+	case <-over.C:
+		return true
+	case <-n.life.Done():
+		return false
 	}
 }
 

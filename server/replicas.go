@@ -89,14 +89,7 @@ const keepBeat = 500 * time.Millisecond
 
 // keepReplicas is the goroutine that makes this node hold what the cluster's state says. It ends with the node's life.
 func (n *Node) keepReplicas(part *membership) {
-	for {
-		wait := time.NewTimer(keepBeat)
-		select {
-		case <-wait.C:
-		case <-n.life.Done():
-			wait.Stop()
-			return
-		}
+	for n.pause(keepBeat) {
 		if n.draining.Load() {
 			continue
 		}
@@ -204,16 +197,11 @@ var errStillMember = errors.New("the group has not let go of the old replica yet
 
 // letGo is nil once the leader of a group says that a replica is no member of it.
 func (n *Node) letGo(ctx context.Context, state *raftfsm.ClusterState, group shard.ID, id shard.ReplicaID) error {
-	members, _ := state.Members(group)
-	for _, m := range members {
-		answer, err := n.membershipOf(ctx, m.Node, group, id)
-		switch {
-		case err != nil || !answer.GetLeads():
-			continue
-		case answer.GetMember():
-			return errStillMember
-		}
-		return nil
+	switch answer := n.leaderOn(ctx, state, group, id); {
+	case answer == nil:
+		return fmt.Errorf("%w: nobody leads it", errStillMember)
+	case answer.GetMember():
+		return errStillMember
 	}
-	return fmt.Errorf("%w: nobody leads it", errStillMember)
+	return nil
 }
