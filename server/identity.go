@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"maps"
 	"path/filepath"
-	"syscall"
 
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -135,7 +134,7 @@ func (id *identity) save(files disk.FS, dir string) error {
 	data = append(data, '\n')
 	path := filepath.Join(dir, identityFile)
 	err = disk.WriteFileAtomic(files, path, data)
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if disk.IsNoSpace(err) {
 		if err := disk.RemoveIfThere(files, path+roomSuffix); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"syscall"
 )
 
 // FS is a filesystem. Errors about missing and existing names satisfy errors.Is with fs.ErrNotExist and
@@ -122,6 +123,11 @@ func writeSynced(fsys FS, path string, data []byte) error {
 		return errors.Join(err, f.Close())
 	}
 	return errors.Join(f.Sync(), f.Close())
+}
+
+// IsNoSpace tells whether a call failed for want of room on the disk.
+func IsNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // RemoveIfThere removes a file that may be missing. The directory is not synced.

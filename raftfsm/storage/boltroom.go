@@ -50,7 +50,7 @@ func (r *boltRoom) has(more int64) error {
 	taken := max(2*used, used+more)
 	err = file.Preallocate(taken)
 	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
+	case disk.IsNoSpace(err), errors.Is(err, syscall.EFBIG):
 		return fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
 	case err != nil:
 		return err

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ostraka-db/ostraka/raftfsm/disk"
 	"github.com/ostraka-db/ostraka/raftfsm/knownbad"
 )
 
@@ -52,7 +53,7 @@ func (l *Log) tidy() (full bool, err error) {
 		}
 	}
 	err = l.prepare()
-	if isNoSpace(err) {
+	if disk.IsNoSpace(err) {
 		l.outOfSpace(err)
 		return true, l.prepareOfPurged() // copying would only want room
 	}
@@ -78,7 +79,7 @@ func (l *Log) prepareOfPurged() error {
 			return err
 		}
 	}
-	if err := l.prepare(); !isNoSpace(err) {
+	if err := l.prepare(); !disk.IsNoSpace(err) {
 		return err
 	}
 	return nil
@@ -114,7 +115,7 @@ func (l *Log) prepare() error {
 	switch {
 	case err == nil:
 		l.setSpare(s)
-	case isNoSpace(err) && small != nil:
+	case disk.IsNoSpace(err) && small != nil:
 		l.mu.Lock()
 		l.spare = small
 		l.mu.Unlock()
@@ -136,7 +137,7 @@ func (l *Log) reservedSegment(head segmentHead, zeroed bool) (*segment, error) {
 			return s, nil
 		}
 	}
-	if isNoSpace(err) && l.reserved > before { // what it has grown by is better used for an ordinary segment
+	if disk.IsNoSpace(err) && l.reserved > before { // what it has grown by is better used for an ordinary segment
 		err = errors.Join(err, l.dropReserve(), l.reserve(before))
 	}
 	return nil, err

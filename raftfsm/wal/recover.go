@@ -263,7 +263,7 @@ func (l *Log) rewrite(f *found) error {
 		}
 	}
 	f.contents = c
-	if err := disk.WriteFileAtomic(l.cfg.FS, f.path, b); isNoSpace(err) {
+	if err := disk.WriteFileAtomic(l.cfg.FS, f.path, b); disk.IsNoSpace(err) {
 		return fmt.Errorf("%w: %d bytes are needed to copy %s: %w", ErrNoSpace, len(b), f.path, err)
 	} else if err != nil {
 		return err
@@ -330,7 +330,7 @@ func (l *Log) firstSegment(sequence uint64, least int64) (*segment, error) {
 			reserve = 0
 		}
 		tail, err := l.firstBeside(reserve, sequence, least)
-		if !isNoSpace(err) {
+		if !disk.IsNoSpace(err) {
 			return tail, err
 		}
 		l.outOfSpace(err)
@@ -350,7 +350,7 @@ func (l *Log) firstBeside(reserve int64, sequence uint64, least int64) (*segment
 	}
 	for bytes := max(reserve, least); ; bytes = max(bytes/2, least) {
 		tail, err := l.createSegment(segmentHead{seed: seed{sequence, newSalt()}, bytes: bytes &^ (alignment - 1)}, false)
-		if !isNoSpace(err) || bytes == least {
+		if !disk.IsNoSpace(err) || bytes == least {
 			return tail, err
 		}
 		l.outOfSpace(err)

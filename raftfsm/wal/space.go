@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"syscall"
 
 	"github.com/ostraka-db/ostraka/raftfsm/disk"
 )
@@ -23,10 +22,6 @@ const reservePart = 4
 
 // reserveName is the file that takes the room which the next open needs. An open removes it with all that was being made.
 const reserveName = "reserve" + asideSuffix
-
-func isNoSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-}
 
 // Full returns ErrNoSpace while new entries should be refused: there is no next segment, and no room on the disk to make one.
 func (l *Log) Full() error {
