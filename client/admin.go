@@ -59,9 +59,6 @@ type BootstrapResult struct {
 	Already bool `json:"already"`
 }
 
-// bootstrapRoundMin is the least time that is worth another round: with less, nodes that are well would seem to be away.
-const bootstrapRoundMin = 200 * time.Millisecond
-
 // Bootstrap makes one cluster of blank nodes. It is safe to repeat with the same plan, and does so itself
 // within its deadline as long as the nodes are not all reachable.
 //
@@ -77,28 +74,39 @@ func (a *Admin) Bootstrap(ctx context.Context, spec BootstrapSpec) (BootstrapRes
 	}
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
+	var resp *ostrakapb.BootstrapResponse
+	if err := a.insist(ctx, func(ctx context.Context, n *node) (err error) {
+		resp, err = n.admin.Bootstrap(ctx, req)
+		return err
+	}); err != nil {
+		return BootstrapResult{}, fmt.Errorf("bootstrap: %w", err)
+	}
+	return BootstrapResult{
+		ClusterID: resp.GetClusterId(),
+		Shards:    int(resp.GetShards()),
+		Replicas:  int(resp.GetReplicas()),
+		Already:   resp.GetAlready(),
+	}, nil
+}
+
+// roundMin is the least time that is worth another round: with less, nodes that are well would seem to be away.
+const roundMin = 200 * time.Millisecond
+
+// insist asks any node, again and again until the deadline as long as what was asked for could not be done yet.
+func (a *Admin) insist(ctx context.Context, ask func(context.Context, *node) error) error {
 	// said is what nodes had to say last. A round that the deadline cuts off hears nothing of them.
 	var said error
 	for round := 1; ; round++ {
-		var resp *ostrakapb.BootstrapResponse
-		err := a.any(ctx, func(ctx context.Context, n *node) (err error) {
-			resp, err = n.admin.Bootstrap(ctx, req)
-			return err
-		})
+		err := a.any(ctx, ask)
 		if err == nil {
-			return BootstrapResult{
-				ClusterID: resp.GetClusterId(),
-				Shards:    int(resp.GetShards()),
-				Replicas:  int(resp.GetReplicas()),
-				Already:   resp.GetAlready(),
-			}, nil
+			return nil
 		}
 		if said == nil || !errors.Is(err, ErrNoEndpoint) {
 			said = err
 		}
 		again := errors.Is(err, ErrUnavailable) && sleep(ctx, backOff(round))
-		if deadline, _ := ctx.Deadline(); !again || time.Until(deadline) < bootstrapRoundMin {
-			return BootstrapResult{}, fmt.Errorf("bootstrap: %w", said)
+		if deadline, _ := ctx.Deadline(); !again || time.Until(deadline) < roundMin {
+			return said
 		}
 	}
 }
@@ -130,8 +138,11 @@ func (a *Admin) Replace(ctx context.Context, id string, shards ...uint32) ([]Rep
 	}
 	var replaced []ReplacedReplica
 	for _, req := range requests {
-		resp, err := a.replace(ctx, req)
-		if err != nil {
+		var resp *ostrakapb.ReplaceResponse
+		if err := a.insist(ctx, func(ctx context.Context, n *node) (err error) {
+			resp, err = n.admin.Replace(ctx, req)
+			return err
+		}); err != nil {
 			return replaced, fmt.Errorf("replace: %w", err)
 		}
 		for _, r := range resp.GetReplaced() {
@@ -139,26 +150,6 @@ func (a *Admin) Replace(ctx context.Context, id string, shards ...uint32) ([]Rep
 		}
 	}
 	return replaced, nil
-}
-
-func (a *Admin) replace(ctx context.Context, req *ostrakapb.ReplaceRequest) (*ostrakapb.ReplaceResponse, error) {
-	var said error // why it was not done, as a node put it
-	for round := 1; ; round++ {
-		var resp *ostrakapb.ReplaceResponse
-		err := a.any(ctx, func(ctx context.Context, n *node) (err error) {
-			resp, err = n.admin.Replace(ctx, req)
-			return err
-		})
-		switch {
-		case err == nil:
-			return resp, nil
-		case ctx.Err() != nil && said != nil:
-			return nil, said
-		case !errors.Is(err, ErrUnavailable) || !sleep(ctx, backOff(round)):
-			return nil, err
-		}
-		said = err
-	}
 }
 
 // Status tells the state of the cluster, or of a blank node. Errors: ErrNoEndpoint, ErrUnavailable.

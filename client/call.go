@@ -174,7 +174,7 @@ func (c *Client) understood(ctx context.Context, a *attempt, o outcome) (*ostrak
 	}
 	f := understandTransport(o.err, a.write, o.sent)
 	callersEnd := ctx.Err() != nil || errors.Is(o.err, errDeadline)
-	if silent := f.remedy == goElsewhere || errors.Is(f.err, ErrOutcomeUnknown); silent && !callersEnd {
+	if f.silent() && !callersEnd {
 		doubt(a.node, a.route)
 	}
 	return nil, &f
@@ -268,8 +268,7 @@ func (c *Client) send(ctx context.Context, shards []*shardRoute, n *node, write 
 		return nil
 	}
 	f := understand(err, write, mark.sent.Load())
-	silent := f.detail == nil && (f.remedy == goElsewhere || errors.Is(f.err, ErrOutcomeUnknown))
-	if silent && ctx.Err() == nil { // the caller's own end is not the node's fault
+	if f.silent() && ctx.Err() == nil { // the caller's own end is not the node's fault
 		doubt(n, shards...)
 	}
 	return &f

@@ -138,6 +138,11 @@ type failure struct {
 	detail *ostrakapb.ErrorDetail
 }
 
+// silent holds where the node said nothing at all.
+func (f failure) silent() bool {
+	return f.detail == nil && (f.remedy == goElsewhere || errors.Is(f.err, ErrOutcomeUnknown))
+}
+
 // retryAfter is the pause that the server asked for; 0: none.
 func (f failure) retryAfter() time.Duration {
 	return time.Duration(f.detail.GetRetryAfterMs()) * time.Millisecond
