@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"log"
-	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -96,7 +94,7 @@ func costs(ctx context.Context, c *cluster.Cluster) (cost, error) {
 		return cost{}, err
 	}
 	for _, p := range c.Nodes() {
-		err := scrape(ctx, p.HTTPAddress, func(name string, labels string, value float64) {
+		err := p.Metrics(ctx, func(name, labels string, value float64) {
 			switch {
 			case name == "ostraka_peer_frames_total" && strings.Contains(labels, `"sent"`):
 				sum.frames += value
@@ -143,32 +141,4 @@ func cpuTime(pid int) (time.Duration, error) {
 		ticks += n
 	}
 	return time.Duration(ticks) * 10 * time.Millisecond, nil
-}
-
-// scrape calls sample for each line of a node's metrics.
-func scrape(ctx context.Context, address string, sample func(name, labels string, value float64)) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		line := lines.Text()
-		cut := strings.LastIndexByte(line, ' ')
-		if strings.HasPrefix(line, "#") || cut < 0 {
-			continue
-		}
-		value, err := strconv.ParseFloat(line[cut+1:], 64)
-		if err != nil {
-			continue
-		}
-		name, labels, _ := strings.Cut(line[:cut], "{")
-		sample(name, labels, value)
-	}
-	return lines.Err()
 }

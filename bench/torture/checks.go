@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -106,7 +105,7 @@ type usage struct {
 func (t *torture) usage(ctx context.Context) (map[string]usage, error) {
 	all := make(map[string]usage)
 	for _, p := range t.cluster.Nodes() {
-		u, err := usageOf(ctx, p.HTTPAddress)
+		u, err := usageOf(ctx, p)
 		if err != nil {
 			return nil, err
 		}
@@ -115,35 +114,21 @@ func (t *torture) usage(ctx context.Context) (map[string]usage, error) {
 	return all, nil
 }
 
-func usageOf(ctx context.Context, address string) (usage, error) {
+func usageOf(ctx context.Context, p *cluster.Process) (u usage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", nil)
-	if err != nil {
-		return usage{}, err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return usage{}, err
-	}
-	defer response.Body.Close()
-	var u usage
-	lines := bufio.NewScanner(response.Body)
-	for lines.Scan() {
-		name, text, _ := strings.Cut(lines.Text(), " ")
-		value, err := strconv.ParseFloat(text, 64)
-		switch {
-		case err != nil:
-		case name == "go_goroutines":
+	err = p.Metrics(ctx, func(name, _ string, value float64) {
+		switch name {
+		case "go_goroutines":
 			u.goroutines = int(value)
-		case name == "process_resident_memory_bytes":
+		case "process_resident_memory_bytes":
 			u.bytes = int64(value)
 		}
+	})
+	if err == nil && (u.goroutines == 0 || u.bytes == 0) {
+		err = fmt.Errorf("%s does not say how many goroutines run and how much memory is used", p.ID)
 	}
-	if u.goroutines == 0 || u.bytes == 0 {
-		return u, fmt.Errorf("%s/metrics does not say how many goroutines run and how much memory is used", address)
-	}
-	return u, lines.Err()
+	return u, err
 }
 
 // checkUsage waits until goroutines and memory are back.
