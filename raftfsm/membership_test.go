@@ -17,7 +17,6 @@ import (
 	"github.com/ostraka-db/ostraka/raftfsm/storage"
 	"github.com/ostraka-db/ostraka/raftfsm/transport"
 	"github.com/ostraka-db/ostraka/shard"
-	"github.com/ostraka-db/ostraka/store"
 )
 
 // memberTest is a cluster of one shard whose members change. It stands in for what a server does about that: it keeps the
@@ -647,7 +646,7 @@ func replaceUnderFaults(t *testing.T, seed uint64, voters int) {
 	})
 	c.leader()
 	defer c.describe()
-	acknowledged := c.writeOn(3)
+	acknowledged := c.writeOn(3, 5*time.Millisecond)
 	for range 5 {
 		lost := c.nodes[rng.IntN(voters)]
 		lost.stop()
@@ -695,45 +694,6 @@ func replaceUnderFaults(t *testing.T, seed uint64, voters int) {
 		if err := n.failure(); err != nil {
 			t.Errorf("%s: %v", n.id, err)
 		}
-	}
-}
-
-// writeOn has writers write unique keys at whoever leads. The function it returns ends them, and returns what was
-// acknowledged by a node that lived.
-func (c *memberTest) writeOn(count int) (acknowledged func() []string) {
-	ctx, stop := context.WithCancel(context.Background())
-	var writers sync.WaitGroup
-	c.t.Cleanup(func() { stop(); writers.Wait() }) // before the nodes are stopped
-	var mu sync.Mutex
-	var acked []string
-	for w := range count {
-		writers.Go(func() {
-			for i := 0; ctx.Err() == nil; i++ {
-				key := fmt.Sprintf("w%d-%d", w, i)
-				for _, n := range c.nodes {
-					g, ok := n.answering.Load().Group(1)
-					life := n.lives.Load()
-					if !ok || !g.IsLeader() {
-						continue
-					}
-					call, cancel := context.WithTimeout(ctx, 3*time.Second)
-					_, err := g.Write(call, &store.Op{Kind: store.OpSet, Key: []byte(key), Value: []byte("v")}, Session{})
-					cancel()
-					if err == nil && life > 0 && n.lives.Load() == life {
-						mu.Lock()
-						acked = append(acked, key)
-						mu.Unlock()
-						break
-					}
-				}
-				time.Sleep(5 * time.Millisecond)
-			}
-		})
-	}
-	return func() []string {
-		stop()
-		writers.Wait()
-		return acked
 	}
 }
 

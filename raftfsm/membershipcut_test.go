@@ -133,7 +133,7 @@ func cutDuring(t *testing.T, change memberChange, victims string, moment time.Du
 		cfg.Snapshots = SnapshotConfig{LogBytes: 4000, TrailingEntries: 1, CheckEvery: 300 * time.Millisecond}
 	})
 	defer c.describe()
-	acknowledged := c.writeOn(2)
+	acknowledged := c.writeOn(2, 5*time.Millisecond)
 	c.mustSet("k0")
 	left := change.begin(c)
 	for end := time.Now().Add(moment); time.Now().Before(end); {

@@ -415,3 +415,42 @@ func (w testWriter) Write(p []byte) (int, error) {
 }
 
 var _ io.Writer = testWriter{}
+
+// writeOn has writers write unique keys, with pauses, to whoever leads shard 1. The function it returns ends them, and returns what was
+// acknowledged by a node that lived.
+func (c *testCluster) writeOn(count int, pause time.Duration) (acknowledged func() []string) {
+	ctx, stop := context.WithCancel(context.Background())
+	var writers sync.WaitGroup
+	c.t.Cleanup(func() { stop(); writers.Wait() }) // before the nodes are stopped
+	var mu sync.Mutex
+	var acked []string
+	for w := range count {
+		writers.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				key := fmt.Sprintf("w%d-%d", w, i)
+				for _, n := range c.nodes {
+					g, ok := n.answering.Load().Group(1)
+					if !ok || !g.IsLeader() {
+						continue
+					}
+					life := n.lives.Load()
+					call, cancel := context.WithTimeout(ctx, 3*time.Second)
+					_, err := g.Write(call, &store.Op{Kind: store.OpSet, Key: []byte(key), Value: []byte("v")}, Session{})
+					cancel()
+					if err == nil && life > 0 && n.lives.Load() == life {
+						mu.Lock()
+						acked = append(acked, key)
+						mu.Unlock()
+						break
+					}
+				}
+				time.Sleep(pause)
+			}
+		})
+	}
+	return func() []string {
+		stop()
+		writers.Wait()
+		return acked
+	}
+}

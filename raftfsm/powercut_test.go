@@ -252,33 +252,7 @@ func torture(t *testing.T, seed uint64, nodes, voters int) {
 	})
 	c.leader(1)
 
-	ctx, stop := context.WithCancel(context.Background())
-	var writers sync.WaitGroup
-	var acked []string
-	for w := range 4 {
-		writers.Go(func() {
-			for i := 0; ctx.Err() == nil; i++ {
-				key := fmt.Sprintf("w%d-%d", w, i)
-				for _, n := range c.nodes {
-					g, ok := n.answering.Load().Group(1)
-					if !ok || !g.IsLeader() {
-						continue
-					}
-					life := n.lives.Load()
-					call, cancel := context.WithTimeout(ctx, 3*time.Second)
-					_, err := g.Write(call, &store.Op{Kind: store.OpSet, Key: []byte(key), Value: []byte("v")}, Session{})
-					cancel()
-					if err == nil && life > 0 && n.lives.Load() == life {
-						mu.Lock()
-						acked = append(acked, key)
-						mu.Unlock()
-						break
-					}
-				}
-				time.Sleep(2 * time.Millisecond)
-			}
-		})
-	}
+	acknowledged := c.writeOn(4, 2*time.Millisecond)
 	for range 8 {
 		time.Sleep(time.Duration(rng.IntN(1500)) * time.Millisecond)
 		hit := slicesOf(rng, c.nodes, []int{1, 1, len(c.nodes)/2 + 1, len(c.nodes)}[rng.IntN(4)])
@@ -320,8 +294,7 @@ func torture(t *testing.T, seed uint64, nodes, voters int) {
 		}
 	}
 	c.leader(1)
-	stop()
-	writers.Wait()
+	acked := acknowledged()
 	lead := c.leader(1)
 	c.converged(1)
 	if len(acked) == 0 {

@@ -2,11 +2,10 @@ package transport
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ostraka-db/ostraka/raftfsm/knownbad/knownbadtest"
 )
 
 // TestKnownBadBuilds: these tests are worth something only if they fail without the gates.
@@ -14,16 +13,10 @@ func TestKnownBadBuilds(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a test binary")
 	}
-	binary := filepath.Join(t.TempDir(), "transport.test")
-	build := exec.Command("go", "test", "-c", "-tags", "knownbad", "-o", binary, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	run := func(bad string, tests []string) string {
-		cmd := exec.Command(binary, "-test.run", "^("+strings.Join(tests, "|")+")$", "-test.timeout", "60s", "-test.v")
-		cmd.Env = append(os.Environ(), "OSTRAKA_KNOWN_BAD="+bad)
-		out, _ := cmd.CombinedOutput()
-		return string(out)
+	binary := knownbadtest.Build(t)
+	run := func(bad, test string) string {
+		_, out := binary.Run(bad, []string{test}, "-test.timeout", "60s", "-test.v")
+		return out
 	}
 	builds := map[string][]string{
 		"leader-gate": {"TestLeaderEndIsHeld", "TestLeaderEndReturnsByItsDeadline", "TestCloseEndsHeldCalls", "TestSnapshotIsHeld",
@@ -34,10 +27,10 @@ func TestKnownBadBuilds(t *testing.T) {
 	}
 	for bad, tests := range builds {
 		for _, test := range tests {
-			if out := run(bad, []string{test}); !strings.Contains(out, fmt.Sprintf("--- FAIL: %s ", test)) {
+			if out := run(bad, test); !strings.Contains(out, fmt.Sprintf("--- FAIL: %s ", test)) {
 				t.Errorf("%s does not notice %s: %s", test, bad, out)
 			}
-			if out := run("", []string{test}); !strings.Contains(out, fmt.Sprintf("--- PASS: %s ", test)) {
+			if out := run("", test); !strings.Contains(out, fmt.Sprintf("--- PASS: %s ", test)) {
 				t.Errorf("%s fails on a good build: %s", test, out)
 			}
 		}

@@ -1,11 +1,10 @@
 package wal
 
 import (
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ostraka-db/ostraka/raftfsm/knownbad/knownbadtest"
 )
 
 // The tests that guard what the log promises are worth something only if they fail where a measure is missing: each switch
@@ -14,16 +13,9 @@ func TestKnownBadBuilds(t *testing.T) {
 	if raceDetector {
 		t.Skip("what it builds has no race detector")
 	}
-	binary := filepath.Join(t.TempDir(), "wal.test")
-	build := exec.Command("go", "test", "-c", "-tags", "knownbad", "-o", binary, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	binary := knownbadtest.Build(t)
 	run := func(bad string, tests ...string) (passed bool, out string) {
-		cmd := exec.Command(binary, "-test.run", "^("+strings.Join(tests, "|")+")$", "-test.timeout", "120s", "-test.short")
-		cmd.Env = append(os.Environ(), "OSTRAKA_KNOWN_BAD="+bad)
-		b, err := cmd.CombinedOutput()
-		return err == nil, string(b)
+		return binary.Run(bad, tests, "-test.timeout", "120s", "-test.short")
 	}
 	var all []string
 	for bad, tests := range map[string][]string{
