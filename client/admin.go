@@ -44,7 +44,7 @@ type NodeSpec struct {
 // BootstrapSpec is a plan for a new cluster.
 type BootstrapSpec struct {
 	Nodes []NodeSpec
-	// Shards to cut the slots into, 1..256; 0: the server's measured default.
+	// Shards to cut the slots into, 1..256; 0: as few as give every node equally many replicas, which is one for three nodes.
 	Shards int
 	// Replicas of each shard, 1..7; 0: 3, or the number of nodes where that is less.
 	Replicas int

@@ -84,7 +84,7 @@ func (x *NodeSpec) GetZone() string {
 type BootstrapRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Nodes []*NodeSpec            `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	// Shards to cut the slots into, 1..256; 0: the measured default.
+	// Shards to cut the slots into, 1..256; 0: as few as give every node equally many replicas.
 	Shards uint32 `protobuf:"varint,2,opt,name=shards,proto3" json:"shards,omitempty"`
 	// Replicas of each shard, 1..7; 0: 3, or the number of nodes where that is less.
 	Replicas      uint32 `protobuf:"varint,3,opt,name=replicas,proto3" json:"replicas,omitempty"`

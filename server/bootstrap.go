@@ -27,12 +27,23 @@ var (
 )
 
 const (
-	// DefaultShards is how many shards a cluster is cut into unless told otherwise: see
-	// docs/decisions/0004-default-shards.md for the measurement.
-	DefaultShards = 3
 	// DefaultReplicas is how many copies of a shard there are unless told otherwise or the nodes are fewer.
 	DefaultReplicas = 3
 )
+
+// DefaultShards is how many shards a cluster is cut into unless told otherwise: as few as give every node equally many
+// replicas, since each shard more divides the writes that share a round and a sync (docs/decisions/0004-default-shards.md has
+// the measurement). Three replicas on 3 nodes make it 1, on 5 nodes 5, on 6 nodes 2.
+func DefaultShards(nodes, replicas int) int {
+	return min(nodes/greatestCommonDivisor(nodes, replicas), shardsMax)
+}
+
+func greatestCommonDivisor(a, b int) int {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
 
 // Bootstrap makes one cluster of the named blank nodes, of which this must be one:
 //
@@ -105,11 +116,11 @@ func (n *Node) checkBootstrap(in *ostrakapb.BootstrapRequest) (*ostrakapb.Bootst
 	if len(req.GetNodes()) == 0 {
 		return refuse("no nodes are named")
 	}
-	if req.Shards == 0 {
-		req.Shards = DefaultShards
-	}
 	if req.Replicas == 0 {
 		req.Replicas = uint32(min(DefaultReplicas, len(req.GetNodes())))
+	}
+	if req.Shards == 0 {
+		req.Shards = uint32(DefaultShards(len(req.GetNodes()), int(req.GetReplicas())))
 	}
 	slices.SortFunc(req.Nodes, func(a, b *ostrakapb.NodeSpec) int { return strings.Compare(a.GetId(), b.GetId()) })
 	named := false

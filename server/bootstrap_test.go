@@ -384,3 +384,19 @@ func TestAnnouncedIncarnations(t *testing.T) {
 		t.Errorf("a leap: %v", err)
 	}
 }
+
+func TestDefaultShards(t *testing.T) {
+	for _, c := range []struct{ nodes, replicas, want int }{
+		{1, 1, 1}, {2, 2, 1}, {3, 3, 1}, {3, 1, 3}, {4, 3, 4}, {5, 3, 5}, {6, 3, 2}, {9, 3, 3}, {7, 5, 7}, {257, 3, 256},
+	} {
+		if got := DefaultShards(c.nodes, c.replicas); got != c.want {
+			t.Errorf("%d nodes, %d replicas: %d shards, want %d", c.nodes, c.replicas, got, c.want)
+		}
+	}
+	nodes, req := startBlank(t, 1)
+	req.Shards = 0
+	made, err := ostrakapb.NewAdminClient(nodes[0].conn).Bootstrap(t.Context(), req)
+	if err != nil || made.GetShards() != 1 {
+		t.Fatalf("bootstrap by default: %v, %v", made, err)
+	}
+}

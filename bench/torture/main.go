@@ -50,7 +50,7 @@ func parse() (opts options, bad string, err error) {
 	flag.StringVar(&opts.binary, "binary", "./ostraka", "the ostraka executable")
 	flag.StringVar(&opts.dir, "dir", "data/torture", "directory of data, logs and artefacts; what is in it is removed")
 	flag.IntVar(&opts.nodes, "nodes", 3, "nodes")
-	flag.IntVar(&opts.shards, "shards", 0, "shards; 0: the binary's default")
+	flag.IntVar(&opts.shards, "shards", 3, "shards; 0: the binary's default")
 	flag.Uint64Var(&opts.seed, "seed", 0, "seed of the script; 0: a new one, which is printed")
 	flag.Float64Var(&minutes, "minutes", 5, "length of the load")
 	flag.StringVar(&only, "only", "", "faults to inject, by name and separated by commas; empty: all that this machine can; \"none\" lists them")

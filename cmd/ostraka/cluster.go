@@ -45,7 +45,7 @@ is finished, what is done is confirmed.`,
 	flags := cmd.Flags()
 	flags.StringSliceVar(&nodes, "nodes", nil, "`id=host:port` of each node, comma-separated")
 	flags.StringSliceVar(&zones, "zones", nil, "`id=zone` of nodes, so that copies are spread over zones")
-	flags.IntVar(&spec.Shards, "shards", 0, "shards to cut the keys into, 1 to 256; 0: the measured default")
+	flags.IntVar(&spec.Shards, "shards", 0, "shards to cut the keys into, 1 to 256, for good; 0: as few as give each node equally much, 1 for three nodes")
 	flags.IntVar(&spec.Replicas, "replicas", 0, "copies of each shard, 1 to 7; 0: 3, or the number of nodes where that is less")
 	flags.DurationVar(&timeout, "timeout", bootstrapTimeout, "longest wait for all nodes")
 	addJSON(cmd, &asJSON)

@@ -58,7 +58,7 @@ func (a *app) devCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&f.nodes, "nodes", 0, "number of nodes; 0: those the data directory has, or 3")
-	flags.IntVar(&f.shards, "shards", 0, "number of shards; 0: those the data directory has, or the measured default")
+	flags.IntVar(&f.shards, "shards", 0, "number of shards; 0: those the data directory has, or what cluster bootstrap takes by default")
 	flags.StringVar(&f.dataDir, "data-dir", "", "`directory` to keep the cluster in")
 	flags.IntVar(&f.basePort, "base-port", 7400, "gRPC `port` of the first node")
 	flags.StringVar(&f.logLevel, "log-level", "warn", "of the nodes: debug, info, warn or error")

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,7 @@ func startOnDisks(t *testing.T, bytes int64, opts cluster.Options) (*cluster.Clu
 		disks = append(disks, d)
 	}
 	opts.Binary, opts.Dir = binary, dir // whose nodes are n1, n2, n3
+	opts.Shards = cmp.Or(opts.Shards, 3)
 	ctx, cancel := context.WithTimeout(testContext(t), patience)
 	defer cancel()
 	c, err := cluster.Start(ctx, opts)

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,9 +54,10 @@ func testContext(t *testing.T) context.Context {
 }
 
 // startCluster runs a bootstrapped cluster for the test. When the test fails its logs are printed.
+// startCluster runs a cluster, of three shards unless told otherwise: faults should strike some and spare others.
 func startCluster(t *testing.T, opts cluster.Options) *cluster.Cluster {
 	t.Helper()
-	opts.Binary, opts.Dir = binary, t.TempDir()
+	opts.Binary, opts.Dir, opts.Shards = binary, t.TempDir(), cmp.Or(opts.Shards, 3)
 	ctx, cancel := context.WithTimeout(testContext(t), patience)
 	defer cancel()
 	c, err := cluster.Start(ctx, opts)
