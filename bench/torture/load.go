@@ -120,9 +120,12 @@ func (l *load) begin() {
 	for range lifeWorkers {
 		worker(l.live)
 	}
-	prober := l.clients[next]
+	prober := l.prober()
 	l.running.Go(func() { l.probes.run(l, prober) })
 }
+
+// prober is the client of the probes.
+func (l *load) prober() *client.Client { return l.clients[len(l.clients)-1] }
 
 // end stops the workers.
 func (l *load) end() {
@@ -485,6 +488,8 @@ type probes struct {
 	// last is when each probe last succeeded; worst is the longest that one has stood still since reset.
 	last  [probeKeys]time.Time
 	worst time.Duration
+	// failure is why each probe's latest write failed, if it did since the last success.
+	failure [probeKeys]error
 }
 
 func (p *probes) run(l *load, c *client.Client) {
@@ -493,8 +498,10 @@ func (p *probes) run(l *load, c *client.Client) {
 		p.succeeded(i)
 		running.Go(func() {
 			for l.ctx.Err() == nil {
-				if p.probe(l.ctx, c, i) == nil {
+				if err := p.probe(l.ctx, c, i); err == nil {
 					p.succeeded(i)
+				} else {
+					p.failed(i, err)
 				}
 				pauseFor(l.ctx, 50*time.Millisecond)
 			}
@@ -506,8 +513,32 @@ func (p *probes) run(l *load, c *client.Client) {
 func (p *probes) probe(ctx context.Context, c *client.Client, i int) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := c.Set(ctx, fmt.Appendf(nil, "probe-%d", i), []byte("v"))
+	_, err := c.Set(ctx, probeKey(i), []byte("v"))
 	return err
+}
+
+func probeKey(i int) []byte { return fmt.Appendf(nil, "probe-%d", i) }
+
+func (p *probes) failed(i int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failure[i] = err
+}
+
+// standing says which keys took no write since then, and what their latest writes were told.
+func (p *probes) standing(c *client.Client, since time.Time) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var keys []string
+	for i, at := range p.last {
+		if !at.After(since) {
+			keys = append(keys, fmt.Sprintf("%s (shard %d): %v", probeKey(i), c.ShardOf(probeKey(i)), p.failure[i]))
+		}
+	}
+	if shown := 4; len(keys) > shown {
+		keys = append(keys[:shown], fmt.Sprintf("and %d more", len(keys)-shown))
+	}
+	return strings.Join(keys, "; ")
 }
 
 func (p *probes) succeeded(i int) {
@@ -517,7 +548,7 @@ func (p *probes) succeeded(i int) {
 	if !p.last[i].IsZero() {
 		p.worst = max(p.worst, now.Sub(p.last[i]))
 	}
-	p.last[i] = now
+	p.last[i], p.failure[i] = now, nil
 }
 
 // reset begins another measurement and returns what the last one's worst was.

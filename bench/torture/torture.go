@@ -269,7 +269,7 @@ func (t *torture) round(ctx context.Context, r round) (gap time.Duration, err er
 			return 0, ctx.Err()
 		}
 		if time.Since(healed) > recoveryMax {
-			t.violation("a shard stands still %s after %s was healed: %s", recoveryMax, describe(actions), t.status(ctx))
+			t.violation("a shard stands still %s after %s was healed: %s\n%s", recoveryMax, describe(actions), t.load.probes.standing(t.load.prober(), healed), t.status(ctx))
 			return 0, t.awaitProbes(ctx, healed)
 		}
 		time.Sleep(20 * time.Millisecond) // between two looks at a condition
