@@ -8,7 +8,7 @@ PROTOC_GEN_GO := v1.36.12
 PROTOC_GEN_GO_GRPC := v1.6.2
 STATICCHECK := v0.8.2
 
-.PHONY: help build run test race lint generate check-generated bench bench-compare torture torture-smoke fuzz check check-compare clean
+.PHONY: help build run test race lint generate check-generated bench bench-compare bench-failover torture torture-smoke fuzz check check-compare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -59,6 +59,12 @@ bench-compare: build ## etcd, Redis and Ostraka side by side on this machine, te
 	cd bench/compare && go build -o $(BIN)/compare .
 	mkdir -p data
 	$(BIN)/compare -binary $(CURDIR)/ostraka -dir $(CURDIR)/data -json data/compare.json -plot data/compare.svg $(COMPARE)
+
+FAILOVERS ?= 50
+bench-failover: build ## how long writes stand still when a leader is killed, etcd and Ostraka in turn, FAILOVERS (50) times each
+	cd bench/compare && go build -o $(BIN)/compare .
+	mkdir -p data
+	$(BIN)/compare -binary $(CURDIR)/ostraka -dir $(CURDIR)/data -failovers $(FAILOVERS) $(COMPARE)
 
 check-compare: $(BIN)/staticcheck ## lint, build and tests of bench/compare
 	cd bench/compare && go vet ./... && $(BIN)/staticcheck ./... && go mod tidy -diff && go mod verify && go test -timeout 10m ./...

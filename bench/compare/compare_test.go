@@ -194,3 +194,21 @@ func TestWhatCannotBeMeasured(t *testing.T) {
 	}
 	nothingLeft(t, inMemory)
 }
+
+// Both systems lose their leader and take writes again.
+func TestFailovers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts six processes")
+	}
+	dir := t.TempDir()
+	var stdout, stderr bytes.Buffer
+	if status := compare(t.Context(), []string{"-dir", dir, "-failovers", "2"}, &stdout, &stderr); status != 0 {
+		t.Fatalf("exit status %d: %s", status, &stderr)
+	}
+	for _, row := range []string{"| etcd | 2 |", "| Ostraka | 2 |"} {
+		if !strings.Contains(stdout.String(), row) {
+			t.Errorf("no %q in %s", row, &stdout)
+		}
+	}
+	nothingLeft(t, dir)
+}

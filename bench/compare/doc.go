@@ -34,6 +34,13 @@
 // Callers are closed loops: each sends its next call when the last was answered. That finds the most a system can do,
 // and says nothing of how it behaves at less.
 //
+// # Failover
+//
+// With -failovers N there is no load; the leaders of etcd and Ostraka are killed N times in turn, and what is measured is how long
+// a client that writes all the time has no write acknowledged (package bench/failover).
+//
+//	go run . -failovers 50
+//
 // # Reading the code
 //
 // run.go has the plan; system.go what a system must be able to do, with etcd.go, redis.go and ostraka.go as the three.

@@ -31,6 +31,7 @@ type etcd struct {
 	endpointsOf string
 
 	nodes   children
+	members []etcdMember     // of the nodes
 	control *clientv3.Client // to all members
 	driven  etcdTarget
 	version string
@@ -97,18 +98,29 @@ func (e *etcd) startNodes(dir string) (endpoints []string, err error) {
 			ClientURL: "http://" + clients[i], PeerURL: "http://" + peers[i],
 			InitialCluster: strings.Join(initial, ","),
 		}
-		arg, err := json.Marshal(spec)
+		m := etcdMember{spec: spec, dir: dir, executable: self}
+		node, err := m.run()
 		if err != nil {
 			return nil, err
 		}
-		node, err := startChild("etcd "+spec.Name, dir, filepath.Join(dir, spec.Name+".log"), self, etcdNodeArgument, string(arg))
-		if err != nil {
-			return nil, err
-		}
-		e.nodes = append(e.nodes, node)
+		e.nodes, e.members = append(e.nodes, node), append(e.members, m)
 		endpoints = append(endpoints, spec.ClientURL)
 	}
 	return endpoints, nil
+}
+
+// etcdMember is all that it takes to run a member, for the first time or again.
+type etcdMember struct {
+	spec            etcdNode
+	dir, executable string
+}
+
+func (m etcdMember) run() (*child, error) {
+	arg, err := json.Marshal(m.spec)
+	if err != nil {
+		return nil, err
+	}
+	return startChild("etcd "+m.spec.Name, m.dir, filepath.Join(m.dir, m.spec.Name+".log"), m.executable, etcdNodeArgument, string(arg))
 }
 
 func newEtcdClient(endpoints ...string) (*clientv3.Client, error) {
@@ -181,7 +193,7 @@ func (e *etcd) stop() error {
 		_ = e.control.Close()
 	}
 	err := e.nodes.stop()
-	e.driven.clients, e.control, e.nodes = nil, nil, nil
+	e.driven.clients, e.control, e.nodes, e.members = nil, nil, nil, nil
 	return err
 }
 

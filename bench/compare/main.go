@@ -36,6 +36,9 @@ func compare(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
 	}
+	if err == nil && opts.failovers > 0 {
+		return exitStatus(ctx, compareFailovers(ctx, opts, stdout, stderr), stderr)
+	}
 	var result *report
 	if err == nil {
 		result, err = run(ctx, opts, stderr)
@@ -43,6 +46,11 @@ func compare(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if result != nil {
 		err = errors.Join(err, show(result, opts, stdout))
 	}
+	return exitStatus(ctx, err, stderr)
+}
+
+// exitStatus says what went wrong.
+func exitStatus(ctx context.Context, err error, stderr io.Writer) int {
 	var usage *usageError
 	switch {
 	case errors.As(err, &usage):

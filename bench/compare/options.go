@@ -36,8 +36,10 @@ type options struct {
 	ostrakaArgs     []string
 	etcdConnections int
 	etcdEndpoints   string
-	redisServer     string
-	redisClient     string
+	// failovers is how often the leader is killed, instead of load; 0: load.
+	failovers   int
+	redisServer string
+	redisClient string
 }
 
 // keySize in bytes.
@@ -97,6 +99,7 @@ func parseOptions(args []string, stdout io.Writer) (*options, error) {
 	set.StringVar(&opts.etcdEndpoints, "etcd-endpoints", etcdLeader, "what they connect to: the leader, or all members in turn")
 	set.StringVar(&opts.redisServer, "redis-server", "redis-server", "the Redis `executable`")
 	set.StringVar(&opts.redisClient, "redis-client", redisPerCaller, "per-caller: a connection for each; joined: callers share round trips on a few")
+	set.IntVar(&opts.failovers, "failovers", 0, "kill the leader of etcd and of Ostraka so often, in turn, and measure how long writes stand still, instead of load")
 	quick := set.Bool("quick", false, "a smoke test: one short round at 64 callers, over 1000 keys, unless other flags say more")
 
 	if err := set.Parse(args); err != nil {
@@ -176,6 +179,7 @@ func (o *options) validate() error {
 	}{
 		{o.rounds < 1, "-rounds must be at least 1"},
 		{!(o.noiseMax >= 0), "-noise-max must not be negative"},
+		{o.failovers < 0, "-failovers must not be negative"},
 		{o.shards < 0, "-shards must not be negative"},
 		{o.etcdConnections < 1, "-etcd-connections must be at least 1"},
 		{o.etcdEndpoints != etcdLeader && o.etcdEndpoints != etcdAll, "-etcd-endpoints is leader or all"},

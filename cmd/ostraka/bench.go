@@ -30,6 +30,7 @@ Keys are hexadecimal numbers and stay in the cluster. Where reads are part of th
   ostraka bench --rate 20000 --writes 0.5 --json`,
 		Args: cobra.NoArgs,
 	}
+	cmd.AddCommand(a.benchFailoverCommand())
 	c.flags(cmd, "each call")
 	flags := cmd.Flags()
 	flags.IntVar(&cfg.Clients, "clients", cfg.Clients, "concurrent callers")

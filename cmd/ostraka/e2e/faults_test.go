@@ -2,16 +2,19 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ostraka-db/ostraka/bench/cluster"
+	"github.com/ostraka-db/ostraka/bench/failover"
 	"github.com/ostraka-db/ostraka/bench/history"
 	"github.com/ostraka-db/ostraka/client"
 )
@@ -297,4 +300,21 @@ func TestPausedLeaderServesNoStaleRead(t *testing.T) {
 	stop()
 	readers.Wait()
 	l.end(connect(t, c))
+}
+
+// The command that measures it: processes are ended, killed or gently, and all shards take writes again. A gentle end fails no call.
+func TestBenchFailover(t *testing.T) {
+	for _, gently := range []bool{false, true} {
+		status, stdout, stderr := ostraka(t, "", "bench", "failover", "--kills", "2", "--shards", "3", "--json", fmt.Sprintf("--gently=%v", gently))
+		var s failover.Summary
+		if err := json.Unmarshal([]byte(stdout), &s); status != 0 || err != nil {
+			t.Fatalf("exit status %d, %v: %s%s", status, err, stdout, stderr)
+		}
+		if s.Ends != 2 || s.GapMS.Max <= 0 || gently && s.Failed > 0 {
+			t.Errorf("gently %v: %+v\n%s", gently, s, stderr)
+		}
+	}
+	if status, _, stderr := ostraka(t, "", "bench", "failover", "--nodes", "2"); status != 2 || !strings.Contains(stderr, "--nodes") {
+		t.Errorf("two nodes: exit status %d: %s", status, stderr)
+	}
 }
