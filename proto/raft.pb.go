@@ -505,8 +505,10 @@ type Frame struct {
 	Envelopes        []*Envelope            `protobuf:"bytes,2,rep,name=envelopes,proto3" json:"envelopes,omitempty"`
 	Heartbeats       *Heartbeats            `protobuf:"bytes,3,opt,name=heartbeats,proto3" json:"heartbeats,omitempty"`
 	HeartbeatReplies []*HeartbeatReplies    `protobuf:"bytes,4,rep,name=heartbeat_replies,json=heartbeatReplies,proto3" json:"heartbeat_replies,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The sender's disk does not answer: it leads nothing any more, and won't until it says so by heartbeats.
+	DiskStalled   bool `protobuf:"varint,5,opt,name=disk_stalled,json=diskStalled,proto3" json:"disk_stalled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Frame) Reset() {
@@ -565,6 +567,13 @@ func (x *Frame) GetHeartbeatReplies() []*HeartbeatReplies {
 		return x.HeartbeatReplies
 	}
 	return nil
+}
+
+func (x *Frame) GetDiskStalled() bool {
+	if x != nil {
+		return x.DiskStalled
+	}
+	return false
 }
 
 // Heartbeats are those of many groups to one node, in columns of equal length: row i is a heartbeat. Whatever
@@ -2069,14 +2078,15 @@ const file_ostraka_v1_raft_proto_rawDesc = "" +
 	"\x10AnnounceResponse\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\xf3\x01\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\x96\x02\n" +
 	"\x05Frame\x123\n" +
 	"\thandshake\x18\x01 \x01(\v2\x15.ostraka.v1.HandshakeR\thandshake\x122\n" +
 	"\tenvelopes\x18\x02 \x03(\v2\x14.ostraka.v1.EnvelopeR\tenvelopes\x126\n" +
 	"\n" +
 	"heartbeats\x18\x03 \x01(\v2\x16.ostraka.v1.HeartbeatsR\n" +
 	"heartbeats\x12I\n" +
-	"\x11heartbeat_replies\x18\x04 \x03(\v2\x1c.ostraka.v1.HeartbeatRepliesR\x10heartbeatReplies\"\xc2\x01\n" +
+	"\x11heartbeat_replies\x18\x04 \x03(\v2\x1c.ostraka.v1.HeartbeatRepliesR\x10heartbeatReplies\x12!\n" +
+	"\fdisk_stalled\x18\x05 \x01(\bR\vdiskStalled\"\xc2\x01\n" +
 	"\n" +
 	"Heartbeats\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x04R\x05round\x12\x14\n" +

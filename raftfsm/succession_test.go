@@ -43,6 +43,26 @@ func TestALeadersEndIsNoticedAtOnce(t *testing.T) {
 	})
 }
 
+// The disk of a leader hangs: once it has had the two seconds it may take, the leader says so, and no election timeout passes.
+func TestAHungDiskIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, 3, 1, nil)
+		for range 5 {
+			lead := c.leader(1)
+			lead.mustSet(1, "k", "v")
+			time.Sleep(3 * time.Second)
+			lead.slow.hold()
+			done := lead.writeAsync(1, "held")
+			if took := leaderAfter(c, lead); took < 2*time.Second || took > 2700*time.Millisecond {
+				t.Errorf("another leader after %s", took)
+			}
+			lead.slow.release()
+			<-done
+			c.converged(1)
+		}
+	})
+}
+
 // A leader that is cut off may live on: nobody is told that it has ended, and the election timeout passes.
 func TestSilenceIsNoEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

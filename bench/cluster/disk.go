@@ -83,6 +83,33 @@ func (d *Disk) Fail() error {
 	return os.WriteFile(trigger, []byte("1"), 0)
 }
 
+// Freeze makes every later write and sync of the filesystem hang until Thaw; reads go on. A process that hangs in one can't be ended
+// before.
+func (d *Disk) Freeze() error { return d.ioctl(fiFreeze) }
+
+// Thaw undoes Freeze; a filesystem that isn't frozen is fine.
+func (d *Disk) Thaw() error {
+	if err := d.ioctl(fiThaw); !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	return nil
+}
+
+// FIFREEZE and FITHAW of linux/fs.h, _IOWR('X', 119, int) and _IOWR('X', 120, int).
+const (
+	fiFreeze = 0xc0045877
+	fiThaw   = 0xc0045878
+)
+
+func (d *Disk) ioctl(request uint) error {
+	f, err := os.Open(d.Dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.IoctlSetInt(int(f.Fd()), request, 0)
+}
+
 // Fill takes all the room that the filesystem has; Free gives it back.
 func (d *Disk) Fill() error {
 	f, err := os.Create(d.filler())

@@ -25,6 +25,6 @@
 // # What is not injected
 //
 // Delay and reordering of packets (the kernel here has no netem), jumps of the wall clock (nothing but a shard's first entry
-// reads it), hung and slow syncs (cmd/ostraka/e2e does some of that), rot anywhere else than in logs and snapshots, changes of
+// reads it), rot anywhere else than in logs and snapshots, changes of
 // membership but replacements.
 package main

@@ -100,6 +100,8 @@ var faults = []*fault{
 	{name: "power-cut-majority", needs: disks, kind: ofDisk, plan: majority("power-cut-majority"), begin: cutPower, end: restorePower},
 	{name: "power-cut-all", needs: disks, kind: ofDisk, plan: all("power-cut-all"), begin: cutPower, end: restorePower},
 	{name: "disk-fails", needs: disks, kind: ofDisk, plan: one("disk-fails"), begin: failDisk, end: restorePower},
+	{name: "disk-hangs", needs: disks, kind: ofDisk, plan: one("disk-hangs"), begin: hangDisk, end: thawDisk},
+	{name: "disks-stutter", needs: disks, kind: ofDisk, plan: amount(majority("disks-stutter"), 20, 500), begin: stutterDisks, end: thawDisk},
 	{name: "disk-full", needs: disks, kind: ofDisk, plan: one("disk-full"), begin: fillDisk, end: freeDisk},
 	{name: "disks-full", needs: disks, kind: ofDisk, plan: all("disks-full"), begin: fillDisk, end: freeDisk},
 	{name: "wipe", kind: ofProcess, holdMax: time.Second, plan: one("wipe"), begin: wipe, end: startReplaced},
@@ -321,6 +323,50 @@ func failDisk(ctx context.Context, t *torture, a action) error {
 		t.violation("%s still runs %s after its disk failed", node, diskFailureMax)
 	}
 	return nil
+}
+
+// hangDisk makes writes and syncs hang. A node whose disk hangs gives up its leaderships, and ends once that lasts.
+func hangDisk(_ context.Context, t *torture, a action) error {
+	return each(a.Nodes, func(node string) error { return t.disks[node].Freeze() })
+}
+
+// stutterDisks makes disks hang for some milliseconds again and again, half of the time.
+func stutterDisks(ctx context.Context, t *torture, a action) error {
+	ctx, t.stopStutter = context.WithCancel(ctx)
+	beat := time.Duration(a.Amount) * time.Millisecond
+	for _, node := range a.Nodes {
+		t.stuttering.Go(func() {
+			for ctx.Err() == nil {
+				if err := t.disks[node].Freeze(); err != nil {
+					t.violation("%s can't be frozen: %v", node, err)
+					return
+				}
+				pauseFor(ctx, beat)
+				if err := t.disks[node].Thaw(); err != nil {
+					t.violation("%s can't be thawed: %v", node, err)
+					return
+				}
+				pauseFor(ctx, beat)
+			}
+		})
+	}
+	return nil
+}
+
+func thawDisk(_ context.Context, t *torture, a action) error { return t.thaw(a.Nodes) }
+
+func (t *torture) thaw(nodes []string) error {
+	if t.stopStutter != nil {
+		t.stopStutter()
+		t.stuttering.Wait()
+		t.stopStutter = nil
+	}
+	return each(nodes, func(node string) error {
+		if d := t.disks[node]; d != nil {
+			return d.Thaw()
+		}
+		return nil
+	})
 }
 
 func fillDisk(_ context.Context, t *torture, a action) error {

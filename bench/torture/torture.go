@@ -50,6 +50,9 @@ type torture struct {
 	done     script // what was done, for a replay
 	oneFault bool   // the round under way has one fault
 	struck   map[string]int
+	// stopStutter ends disks' stuttering, which stuttering joins; nil: none do.
+	stopStutter context.CancelFunc
+	stuttering  sync.WaitGroup
 
 	mu         sync.Mutex
 	violations []string
@@ -189,6 +192,9 @@ func (t *torture) startCluster(ctx context.Context) error {
 
 // clean ends and removes what the run made, except for logs, histories and, after a violation, data.
 func (t *torture) clean() {
+	if err := t.thaw(t.nodes); err != nil { // else processes that hang can't be ended
+		t.say("%v", err)
+	}
 	if t.cluster != nil {
 		t.cluster.Close()
 	}

@@ -31,6 +31,9 @@ const repliesMax = 256
 // takeFrame brings the requests of a frame to their groups, on the receiver's goroutine.
 func (p *pipe) takeFrame(frame *ostrakapb.Frame) error {
 	var a arrival
+	if frame.DiskStalled {
+		p.t.stalled(p.peer)
+	}
 	for _, request := range frame.Envelopes {
 		if !request.Unhurried {
 			p.route(request, nil)

@@ -52,7 +52,8 @@ type dialed struct {
 	calls    map[uint64]*waiter[*ostrakapb.Envelope] // answered under mu, so that who is not in here will not be
 	lastCall uint64
 	rounds   rounds // of heartbeats
-	ended    error  // why heartbeats are refused; nil while the pipe runs
+	stall    stallNotice
+	ended    error // why heartbeats are refused; nil while the pipe runs
 }
 
 func newDialed(p *pipe) *dialed {

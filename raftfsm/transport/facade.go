@@ -176,6 +176,7 @@ func (f *Facade) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.
 // both ends (see Gate). The entries that were left out are cut from args, which is where raft looks for what was sent.
 func (f *Facade) AppendEntries(_ raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if f.gate.Stalled() {
+		f.tellStalled(target)
 		return ErrDiskStalled // any append tells the follower that this leader lives
 	}
 	if args.PrevLogEntry == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0 {

@@ -22,8 +22,9 @@ const (
 	gonePause = 20 * time.Millisecond
 )
 
-// OnGone sets who is told of nodes whose process has ended: the stream to or from them broke, and connecting to them is refused
-// where the address book has them. It is called on a goroutine of its own, which Close waits for, and ends with ctx.
+// OnGone sets who is told of nodes that lead no more: their process has ended, since the stream to or from them broke, and
+// connecting to them is refused where the address book has them; or they said that their disk does not answer. It is called on a
+// goroutine of its own, which Close waits for, and ends with ctx.
 func (t *Transport) OnGone(told func(ctx context.Context, node shard.NodeID)) { t.gone.Store(&told) }
 
 // broke is called when a stream to or from a peer, which was up, has ended.
@@ -68,6 +69,53 @@ func (t *Transport) refuses(node shard.NodeID) bool {
 		}
 	}
 	return false
+}
+
+// A leader whose disk does not answer falls silent, so that its followers elect another. That alone takes them an election timeout, and
+// longer where logs differ; so it tells them.
+
+// stallNotice is what a node that is connected to is to be told. Its dialed's mu guards it.
+type stallNotice struct {
+	due  bool
+	told time.Time
+}
+
+// stallTellEvery is how often a node is told while the disk does not answer: it may not have followed when it was told first.
+const stallTellEvery = time.Second
+
+// tellStalled tells the node of a follower that the disk here does not answer. One frame does for all groups.
+func (f *Facade) tellStalled(address raft.ServerAddress) {
+	to, err := f.target(address)
+	if err != nil {
+		return
+	}
+	d := to.peer.link.up()
+	if d == nil {
+		return
+	}
+	now := time.Now()
+	d.mu.Lock()
+	tell := now.Sub(d.stall.told) >= stallTellEvery
+	if tell {
+		d.stall = stallNotice{due: true, told: now}
+	}
+	d.mu.Unlock()
+	if tell {
+		d.pipe.outbox.join(true)
+	}
+}
+
+// stalled is called when a peer says that its disk does not answer.
+func (t *Transport) stalled(p *peer) {
+	told := t.gone.Load()
+	if told == nil || t.ctx.Err() != nil || !p.stalling.CompareAndSwap(false, true) {
+		return
+	}
+	t.cfg.Logger.Info("a node's disk does not answer", "peer", p.node)
+	t.start(func() {
+		(*told)(t.ctx, p.node)
+		p.stalling.Store(false)
+	})
 }
 
 // Stand tells this replica's raft to stand for election now, as its leader does that hands over. The other voters don't refuse

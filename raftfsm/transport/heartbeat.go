@@ -191,5 +191,6 @@ func (d *dialed) board(frame *ostrakapb.Frame) (more bool) {
 		frame.Heartbeats = g.rows
 		d.rounds.gathering = nil
 	}
+	frame.DiskStalled, d.stall.due = d.stall.due, false
 	return false
 }

@@ -156,6 +156,7 @@ type peer struct {
 	counters peerCounters
 	link     *link
 	asked    atomic.Bool // whether its process has ended: see broke
+	stalling atomic.Bool // who is told that its disk does not answer is at it: see stalled
 
 	mu          sync.Mutex
 	bulk        *grpc.ClientConn // for snapshots and unary calls, nil until used
