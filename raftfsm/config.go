@@ -62,8 +62,8 @@ type ProposerConfig struct {
 type SnapshotConfig struct {
 	// LogBytes appended since the last snapshot call for another. Default 64 MiB.
 	LogBytes uint64
-	// LogEntries since the last snapshot call for one too: bytes are counted from the process's start only, and a
-	// node that is restarted often must not gather log for ever. Default 200,000.
+	// LogEntries since the last snapshot call for one too: small ones take more memory and time than bytes. Default 200,000.
+	// A disk without room for another segment of the log calls for snapshots of all.
 	LogEntries uint64
 	// TrailingEntries are kept before the snapshot at least. Default 100: what spares a slow follower a snapshot is that the
 	// log is kept back to the snapshot before the last, so between one and two times LogBytes.

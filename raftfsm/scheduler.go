@@ -97,16 +97,26 @@ func (s *scheduler) snapshots() {
 			s.snapshotAt[r] = 0
 		}
 		want := s.host.cfg.Snapshots
-		if appended-s.snapshotAt[r] < want.LogBytes && l.raft.LastIndex() < l.snapshotIndex()+want.LogEntries {
+		short := l.stores.Log.Short()
+		if !short && appended-s.snapshotAt[r] < want.LogBytes && l.raft.LastIndex() < l.snapshotIndex()+want.LogEntries {
 			continue
 		}
 		s.snapshotAt[r] = appended
 		places <- struct{}{}
 		running.Go(func() {
 			defer func() { <-places }()
-			err := l.raft.Snapshot().Error()
+			var err error
+			if !short || l.raft.AppliedIndex() > l.snapshotIndex() { // a short disk asks at every beat
+				err = l.raft.Snapshot().Error()
+			}
 			if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) && !errors.Is(err, raft.ErrRaftShutdown) {
 				r.log.Error("snapshot failed; the log is kept", "error", err)
+			}
+			if !short {
+				return
+			}
+			if err := l.stores.Log.Relieve(want.TrailingEntries); err != nil {
+				r.log.Error("the log can't be shortened", "error", err)
 			}
 		})
 	}

@@ -36,7 +36,10 @@ type entryStore interface {
 	wait(upTo wal.Sequence) error
 	stalled() bool
 	full() error
+	short() bool
 	room(bytes int) error
+	// bytesAfter is what the entries above an index take; 0 where nobody counts.
+	bytesAfter(index uint64) uint64
 	// configurations are the indexes of the entries of that type, ascending; none where nothing waits for the disk, and so
 	// nobody needs to know who votes.
 	configurations() []uint64
@@ -54,6 +57,8 @@ func (durable) notify(wal.Sequence, func(error)) (b bool) { return true }
 func (durable) wait(wal.Sequence) error                   { return nil }
 func (durable) stalled() bool                             { return false }
 func (durable) full() error                               { return nil }
+func (durable) short() bool                               { return false }
+func (durable) bytesAfter(uint64) uint64                  { return 0 }
 func (durable) room(int) error                            { return nil }
 func (durable) configurations() []uint64                  { return nil }
 func (durable) watched() bool                             { return false }

@@ -69,6 +69,8 @@ func openLog(n *Node, who identity, entries entryStore, snapshots *Snapshots) (*
 	if l.last, err = entries.LastIndex(); err != nil {
 		return nil, err
 	}
+	newest, _ := snapshots.newest()
+	l.appended.Store(entries.bytesAfter(newest.index))
 	l.voters.indexes = entries.configurations()
 	l.reloadVoters()
 	return l, nil
@@ -96,7 +98,8 @@ func (l *Log) bounds() (first, last uint64) {
 	return l.first, l.last
 }
 
-// AppendedBytes counts the bytes appended since the log was opened. It never goes back.
+// AppendedBytes counts the bytes appended since the log was opened, and those that it held beyond the newest snapshot then:
+// a node that is restarted often gathers log too. It never goes back.
 func (l *Log) AppendedBytes() uint64 { return l.appended.Load() }
 
 // GetLog implements raft.LogStore. What isn't there is exactly raft.ErrLogNotFound.
@@ -200,6 +203,9 @@ func (l *Log) Stalled() bool { return l.entries.stalled() }
 
 // Full says why new entries should be refused rather than proposed: there is no room for them on the disk. nil: there is.
 func (l *Log) Full() error { return l.entries.full() }
+
+// Short tells that the disk has no room for another segment of the log. Snapshots, and Relieve after them, make some.
+func (l *Log) Short() bool { return l.entries.short() }
 
 // Room says why entries of so many bytes should be refused rather than appended: they would have to wait for room on the
 // disk. nil: there is room. It may wait for a file to be made, not for the disk to be freed.
@@ -373,7 +379,25 @@ func (l *Log) compact(first, to uint64) error {
 	if !all {
 		return nil
 	}
-	if to = min(to, oldest-1); to < first {
+	return l.compactTo(first, min(to, oldest-1))
+}
+
+// Relieve deletes what is before the newest snapshot, but for so many entries, though older snapshots are kept that can't be
+// gone on from then: it is for a disk that has no room. Should that snapshot turn out damaged, the replica is replaced.
+func (l *Log) Relieve(trailing uint64) error {
+	l.writing.take()
+	defer l.writing.give()
+	first, last := l.bounds()
+	newest, ok := l.snapshots.newest()
+	if first == 0 || !ok || newest.index <= trailing || newest.index > last {
+		return nil // in the last case as after an install: raft sees to it
+	}
+	return l.compactTo(first, newest.index-trailing)
+}
+
+// compactTo deletes [first, to].
+func (l *Log) compactTo(first, to uint64) error {
+	if to < first {
 		return nil
 	}
 	err := l.change("compacting", func() error { return l.entries.compact(first, to) })

@@ -388,6 +388,49 @@ func TestAppendedBytes(t *testing.T) {
 	}
 }
 
+// What a log holds beyond the newest snapshot counts in the next life, too.
+func TestAppendedBytesAfterARestart(t *testing.T) {
+	g := newMemoryRig(t)
+	r := g.open()
+	for index := range uint64(10) {
+		must(t, r.Log.StoreLog(&raft.Log{Index: index + 1, Term: 1, Data: make([]byte, 1000)}))
+	}
+	between := func(low, high uint64) {
+		t.Helper()
+		r = g.restart()
+		if got := r.Log.AppendedBytes(); got < low || got > high {
+			t.Errorf("%d bytes, want %d to %d", got, low, high)
+		}
+	}
+	between(10_000, 11_000)
+	takeSnapshot(t, r, 7, 1)
+	between(3_000, 3_300)
+	takeSnapshot(t, r, 10, 1)
+	between(0, 0)
+}
+
+// A short disk is relieved of all before the newest snapshot, which is kept back to the one before it otherwise.
+func TestRelieve(t *testing.T) {
+	g := newMemoryRig(t)
+	r := g.open()
+	must(t, r.Log.StoreLogs(entries(1, 20, 1)))
+	must(t, r.Log.Relieve(3))
+	wantBounds(t, r, "[1, 20]") // nothing else has them
+	takeSnapshot(t, r, 5, 1)
+	takeSnapshot(t, r, 15, 1)
+	must(t, r.Log.DeleteRange(1, 12))
+	wantBounds(t, r, "[5, 20]")
+	must(t, r.Log.Relieve(3))
+	wantBounds(t, r, "[13, 20]")
+	must(t, r.Log.Relieve(100))
+	wantBounds(t, r, "[13, 20]")
+	r = g.restart()
+	wantBounds(t, r, "[13, 20]")
+	takeSnapshot(t, r, 20, 1)
+	must(t, r.Log.Relieve(3))
+	wantBounds(t, r, "[18, 20]")
+}
+
 // The cache may never exceed its bound, and must hold a gapless newest part of the log.
 func TestTailCache(t *testing.T) {
 	const bytesMax = 10_000

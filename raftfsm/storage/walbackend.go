@@ -75,6 +75,9 @@ func (e *walEntries) wait(upTo wal.Sequence) error {
 
 func (e *walEntries) stalled() bool { return e.wal.Stalled() }
 func (e *walEntries) full() error   { return e.wal.Full() }
+func (e *walEntries) short() bool   { return e.wal.Short() }
+
+func (e *walEntries) bytesAfter(index uint64) uint64 { return e.replica.BytesAfter(index) }
 
 func (e *walEntries) room(bytes int) error { return e.wal.Room(bytes) }
 

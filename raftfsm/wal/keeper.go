@@ -55,7 +55,7 @@ func (l *Log) tidy() (full bool, err error) {
 	err = l.prepare()
 	if disk.IsNoSpace(err) {
 		l.outOfSpace(err)
-		return true, l.prepareOfPurged() // copying would only want room
+		return true, l.yield()
 	}
 	if err == nil {
 		err = l.purge()
@@ -64,6 +64,33 @@ func (l *Log) tidy() (full bool, err error) {
 		err = l.clean()
 	}
 	return false, err
+}
+
+// yieldPart of a segment is the most of the oldest one that is copied to free it while there is no room for another: votes and their
+// like, which may be all that is needed of it. More would take the room that is kept for what can't be refused.
+const yieldPart = 32
+
+// yield makes a spare of segments that are needed no more, or of which next to nothing is, while there is no room for one.
+func (l *Log) yield() error {
+	l.mu.Lock()
+	turns := len(l.segments) - 1 // no segment twice, nor what was copied
+	l.mu.Unlock()
+	for range turns {
+		if err := l.prepareOfPurged(); err != nil {
+			return err
+		}
+		l.mu.Lock()
+		oldest := l.segments[0]
+		worth := l.noSpace != nil && len(l.segments) > 1 && oldest.sealed && !oldest.stuck && oldest.live <= l.cfg.SegmentBytes/yieldPart
+		l.mu.Unlock()
+		if !worth {
+			return nil
+		}
+		if err := l.vacate(oldest); err != nil {
+			return err
+		}
+	}
+	return l.prepareOfPurged()
 }
 
 // prepareOfPurged makes a spare of the room that purging gives, if there is any.
@@ -248,16 +275,23 @@ func (l *Log) clean() error {
 	}
 	oldest := l.segments[0]
 	idle := total <= 2*live+cleanSlackSegments*l.cfg.SegmentBytes || !oldest.sealed || oldest.stuck || len(l.segments) == 1
+	l.mu.Unlock()
+	if idle {
+		return nil
+	}
+	defer signal(l.keep) // there may be more to do; if a spare was missing, it is made first
+	return l.vacate(oldest)
+}
+
+// vacate copies what is still needed of the oldest segment to the end of the log, as far as there is room for it there.
+func (l *Log) vacate(oldest *segment) error {
+	l.mu.Lock()
 	replicas := make([]*Replica, 0, len(l.replicas))
 	for _, r := range l.replicas {
 		replicas = append(replicas, r)
 	}
 	l.mu.Unlock()
-	if idle {
-		return nil
-	}
 	defer l.wakeWriter()
-	defer signal(l.keep) // there may be more to do; if a spare was missing, it is made first
 	stuck := false
 	for _, r := range replicas {
 		err := r.moveOff(oldest)

@@ -114,6 +114,20 @@ func (r *Replica) hasLocked(index uint64) bool {
 	return len(r.positions) > 0 && index >= r.first && index-r.first < uint64(len(r.positions))
 }
 
+// BytesAfter returns what the entries above an index take in the log.
+func (r *Replica) BytesAfter(index uint64) (bytes uint64) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	from := 0
+	if index >= r.first {
+		from = int(min(index+1-r.first, uint64(len(r.positions))))
+	}
+	for _, p := range r.positions[from:] {
+		bytes += uint64(p.size)
+	}
+	return bytes
+}
+
 // Type returns the type of an entry without reading it.
 func (r *Replica) Type(index uint64) (entryType uint8, ok bool) {
 	r.mu.RLock()

@@ -36,6 +36,9 @@ func (l *Log) Full() error {
 	return l.noSpaceLocked()
 }
 
+// Short tells that there is no room on the disk for another segment. The one at hand may still do: it is time to let entries go.
+func (l *Log) Short() bool { return l.short.Load() }
+
 // noSpaceLocked is why there is no room for another segment; nil: there is.
 func (l *Log) noSpaceLocked() error {
 	if l.noSpace == nil {

@@ -224,3 +224,45 @@ func TestUnreadableAtOpen(t *testing.T) {
 		}
 	}
 }
+
+// What is left of the oldest segment is a vote: that must not keep a full disk from being freed by a compaction.
+func TestVotesHoldNoSegmentUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const segmentBytes = 64 << 10
+		d := &sizedDisk{Mem: newMem(t)}
+		d.bytes.Store(6*segmentBytes + 1000)
+		cfg := testConfig(t, d)
+		cfg.SegmentBytes = segmentBytes
+		l := open(t, cfg)
+		r, rare := l.Replica(victim), l.Replica(ID{9, 9})
+		must(t, rare.SetRecord("vote", []byte("n3")))
+		must(t, appendTo(rare, one(1, 1, 100)))
+		index := uint64(0)
+		for range 10 {
+			for l.Full() == nil {
+				index++
+				must(t, appendTo(r, one(index, 1, 3000)))
+				synctest.Wait()
+			}
+			must(t, r.Compact(index-3))
+			time.Sleep(3 * spareRetry)
+			synctest.Wait()
+			if err := l.Full(); err != nil || l.Short() {
+				t.Fatalf("only 3 entries of 3000 bytes are needed, on a disk of %d: %v", d.bytes.Load(), err)
+			}
+		}
+		must(t, l.Close())
+		l = open(t, cfg)
+		if first, last := l.Replica(victim).Bounds(); first != index-2 || last != index {
+			t.Errorf("entries [%d, %d], want [%d, %d]", first, last, index-2, index)
+		}
+		if got := l.Replica(victim).BytesAfter(index - 2); got < 6000 || got > 7000 {
+			t.Errorf("2 entries of 3000 bytes take %d", got)
+		}
+		rare = l.Replica(ID{9, 9})
+		if _, last := rare.Bounds(); last != 1 || string(rare.Record("vote")) != "n3" {
+			t.Errorf("the other replica has entries up to %d and voted %q", last, rare.Record("vote"))
+		}
+		must(t, l.Close())
+	})
+}

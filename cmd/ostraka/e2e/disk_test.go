@@ -299,3 +299,21 @@ func TestUncleanBootOfAllIsRecovered(t *testing.T) {
 	})
 	l.checkAcknowledged(connect(t, c)) // the kernel ran on, so nothing was lost in truth
 }
+
+// A disk that holds some segments and no more goes on taking writes, for ever: where there is no room left for a segment, snapshots are
+// taken and all goes that can, whatever was to call for snapshots.
+func TestSmallDisks(t *testing.T) {
+	c, _ := startOnDisks(t, 240<<20, cluster.Options{Shards: 1, ServerArgs: []string{"--snapshot-log-bytes", "1000000000"}})
+	ctx := testContext(t)
+	cl := connect(t, c)
+	value := bytes.Repeat([]byte("x"), 256<<10)
+	for written := 0; written < 400<<20; written += len(value) {
+		call, cancel := context.WithTimeout(ctx, patience)
+		_, err := cl.Set(call, fmt.Append(nil, "k", written%40), value)
+		cancel()
+		if err != nil && !errors.Is(err, client.ErrOutcomeUnknown) {
+			t.Fatalf("after %d MiB: %v", written>>20, err)
+		}
+	}
+	await(t, c, cluster.Converged)
+}
