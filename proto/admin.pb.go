@@ -1076,9 +1076,11 @@ func (x *Map) GetShards() []*MapShard {
 
 // LeaderHint is what the answering node believes; it may be out of date.
 type LeaderHint struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Node  string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// The shard's time in milliseconds, as far as the answering node's replica has come: a session may be born then.
+	ShardTimeMs   int64 `protobuf:"varint,3,opt,name=shard_time_ms,json=shardTimeMs,proto3" json:"shard_time_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1127,6 +1129,13 @@ func (x *LeaderHint) GetNode() string {
 	return ""
 }
 
+func (x *LeaderHint) GetShardTimeMs() int64 {
+	if x != nil {
+		return x.ShardTimeMs
+	}
+	return 0
+}
+
 type MapResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -1136,6 +1145,8 @@ type MapResponse struct {
 	// Limits that the client can check before it sends.
 	KeyBytesMax   int64 `protobuf:"varint,4,opt,name=key_bytes_max,json=keyBytesMax,proto3" json:"key_bytes_max,omitempty"`
 	ValueBytesMax int64 `protobuf:"varint,5,opt,name=value_bytes_max,json=valueBytesMax,proto3" json:"value_bytes_max,omitempty"`
+	// The cluster's format level; 0: not known.
+	FormatLevel   uint32 `protobuf:"varint,6,opt,name=format_level,json=formatLevel,proto3" json:"format_level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1201,6 +1212,13 @@ func (x *MapResponse) GetKeyBytesMax() int64 {
 func (x *MapResponse) GetValueBytesMax() int64 {
 	if x != nil {
 		return x.ValueBytesMax
+	}
+	return 0
+}
+
+func (x *MapResponse) GetFormatLevel() uint32 {
+	if x != nil {
+		return x.FormatLevel
 	}
 	return 0
 }
@@ -1467,18 +1485,20 @@ const file_ostraka_v1_admin_proto_rawDesc = "" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12)\n" +
 	"\x05nodes\x18\x03 \x03(\v2\x13.ostraka.v1.MapNodeR\x05nodes\x12,\n" +
-	"\x06shards\x18\x04 \x03(\v2\x14.ostraka.v1.MapShardR\x06shards\"6\n" +
+	"\x06shards\x18\x04 \x03(\v2\x14.ostraka.v1.MapShardR\x06shards\"Z\n" +
 	"\n" +
 	"LeaderHint\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"\xcd\x01\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\"\n" +
+	"\rshard_time_ms\x18\x03 \x01(\x03R\vshardTimeMs\"\xf0\x01\n" +
 	"\vMapResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12!\n" +
 	"\x03map\x18\x02 \x01(\v2\x0f.ostraka.v1.MapR\x03map\x120\n" +
 	"\aleaders\x18\x03 \x03(\v2\x16.ostraka.v1.LeaderHintR\aleaders\x12\"\n" +
 	"\rkey_bytes_max\x18\x04 \x01(\x03R\vkeyBytesMax\x12&\n" +
-	"\x0fvalue_bytes_max\x18\x05 \x01(\x03R\rvalueBytesMax\"g\n" +
+	"\x0fvalue_bytes_max\x18\x05 \x01(\x03R\rvalueBytesMax\x12!\n" +
+	"\fformat_level\x18\x06 \x01(\rR\vformatLevel\"g\n" +
 	"\x0eReplaceRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x19\n" +
 	"\x05shard\x18\x02 \x01(\rH\x00R\x05shard\x88\x01\x01\x12\x1c\n" +

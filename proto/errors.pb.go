@@ -55,6 +55,11 @@ const (
 	Reason_REASON_DEADLINE Reason = 14
 	// The request needs a feature or format level that this node or cluster does not have.
 	Reason_REASON_UNSUPPORTED Reason = 15
+	// The shard does not know the write's session, or not any more: this sending was not done, and no other of the session will be.
+	// A new session may be born at shard_time_ms, unless an earlier sending may have been done.
+	Reason_REASON_SESSION_UNKNOWN Reason = 16
+	// This sending was not done; the shard does not know any more whether an earlier one was.
+	Reason_REASON_RESULT_FORGOTTEN Reason = 17
 )
 
 // Enum value maps for Reason.
@@ -76,6 +81,8 @@ var (
 		13: "REASON_WRONG_CLUSTER",
 		14: "REASON_DEADLINE",
 		15: "REASON_UNSUPPORTED",
+		16: "REASON_SESSION_UNKNOWN",
+		17: "REASON_RESULT_FORGOTTEN",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":      0,
@@ -94,6 +101,8 @@ var (
 		"REASON_WRONG_CLUSTER":    13,
 		"REASON_DEADLINE":         14,
 		"REASON_UNSUPPORTED":      15,
+		"REASON_SESSION_UNKNOWN":  16,
+		"REASON_RESULT_FORGOTTEN": 17,
 	}
 )
 
@@ -191,8 +200,10 @@ type ErrorDetail struct {
 	LimitMax      int64  `protobuf:"varint,9,opt,name=limit_max,json=limitMax,proto3" json:"limit_max,omitempty"`
 	LimitGot      int64  `protobuf:"varint,10,opt,name=limit_got,json=limitGot,proto3" json:"limit_got,omitempty"`
 	RetryAfterMs  int64  `protobuf:"varint,11,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
-	// For people; programs read the fields above.
-	Message       string `protobuf:"bytes,12,opt,name=message,proto3" json:"message,omitempty"`
+	// For people; programs read the other fields.
+	Message string `protobuf:"bytes,12,opt,name=message,proto3" json:"message,omitempty"`
+	// With REASON_SESSION_UNKNOWN: the shard's time in milliseconds.
+	ShardTimeMs   int64 `protobuf:"varint,13,opt,name=shard_time_ms,json=shardTimeMs,proto3" json:"shard_time_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -311,12 +322,19 @@ func (x *ErrorDetail) GetMessage() string {
 	return ""
 }
 
+func (x *ErrorDetail) GetShardTimeMs() int64 {
+	if x != nil {
+		return x.ShardTimeMs
+	}
+	return 0
+}
+
 var File_ostraka_v1_errors_proto protoreflect.FileDescriptor
 
 const file_ostraka_v1_errors_proto_rawDesc = "" +
 	"\n" +
 	"\x17ostraka/v1/errors.proto\x12\n" +
-	"ostraka.v1\"\x82\x03\n" +
+	"ostraka.v1\"\xa6\x03\n" +
 	"\vErrorDetail\x12*\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x12.ostraka.v1.ReasonR\x06reason\x12-\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x13.ostraka.v1.OutcomeR\aoutcome\x12\x14\n" +
@@ -331,7 +349,8 @@ const file_ostraka_v1_errors_proto_rawDesc = "" +
 	"\tlimit_got\x18\n" +
 	" \x01(\x03R\blimitGot\x12$\n" +
 	"\x0eretry_after_ms\x18\v \x01(\x03R\fretryAfterMs\x12\x18\n" +
-	"\amessage\x18\f \x01(\tR\amessage*\xff\x02\n" +
+	"\amessage\x18\f \x01(\tR\amessage\x12\"\n" +
+	"\rshard_time_ms\x18\r \x01(\x03R\vshardTimeMs*\xb8\x03\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17REASON_NOT_BOOTSTRAPPED\x10\x01\x12\x15\n" +
@@ -349,7 +368,9 @@ const file_ostraka_v1_errors_proto_rawDesc = "" +
 	"\x15REASON_ALREADY_MEMBER\x10\f\x12\x18\n" +
 	"\x14REASON_WRONG_CLUSTER\x10\r\x12\x13\n" +
 	"\x0fREASON_DEADLINE\x10\x0e\x12\x16\n" +
-	"\x12REASON_UNSUPPORTED\x10\x0f*M\n" +
+	"\x12REASON_UNSUPPORTED\x10\x0f\x12\x1a\n" +
+	"\x16REASON_SESSION_UNKNOWN\x10\x10\x12\x1b\n" +
+	"\x17REASON_RESULT_FORGOTTEN\x10\x11*M\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10OUTCOME_NOT_DONE\x10\x01\x12\x13\n" +

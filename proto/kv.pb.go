@@ -69,20 +69,29 @@ func (ReadLevel) EnumDescriptor() ([]byte, []int) {
 	return file_ostraka_v1_kv_proto_rawDescGZIP(), []int{0}
 }
 
-// Header travels with every request. Within a Batch the batch's header gives epoch, client_id and
-// lowest_unanswered for all, and each operation's own header gives request and attempt.
+// Header travels with every request. Within a Batch the batch's header gives epoch and client_id for all, and each
+// operation's own header the rest.
+//
+// A write that names a session is done once, however often it is sent: while the shard knows what an earlier sending came
+// to, it answers that again. A session is one client's with one shard; it needs no opening but to learn when it is born. Writes
+// without one are done each time that they come.
 type Header struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Epoch of the map by which the caller routed; 0: it has none.
 	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Identity of the client, 16 bytes, drawn once per client; empty: no session.
 	ClientId []byte `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
-	// Number of this write, counted from 1 by the client; the same on every attempt.
+	// Number of this write, counted from 1 within the session; the same on every attempt.
 	Request uint64 `protobuf:"varint,3,opt,name=request,proto3" json:"request,omitempty"`
-	// The lowest request number the client still waits for: records below it can be dropped.
+	// The lowest request number the client still waits for in the session, at most request: records below it can be dropped.
 	LowestUnanswered uint64 `protobuf:"varint,4,opt,name=lowest_unanswered,json=lowestUnanswered,proto3" json:"lowest_unanswered,omitempty"`
 	// 1 for the first sending, counted up by retries; 0 counts as 1.
-	Attempt       uint32 `protobuf:"varint,5,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Attempt uint32 `protobuf:"varint,5,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// The shard's time in milliseconds when the session began, as ErrorDetail or LeaderHint told it; 0: the write has no
+	// session. With client_id it names the session for ever. Needs format level 2.
+	SessionBorn int64 `protobuf:"varint,6,opt,name=session_born,json=sessionBorn,proto3" json:"session_born,omitempty"`
+	// Instead of session_born: do nothing but tell the shard's time, with REASON_SESSION_UNKNOWN. Needs format level 2.
+	OpenSession   bool `protobuf:"varint,7,opt,name=open_session,json=openSession,proto3" json:"open_session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -150,6 +159,20 @@ func (x *Header) GetAttempt() uint32 {
 		return x.Attempt
 	}
 	return 0
+}
+
+func (x *Header) GetSessionBorn() int64 {
+	if x != nil {
+		return x.SessionBorn
+	}
+	return 0
+}
+
+func (x *Header) GetOpenSession() bool {
+	if x != nil {
+		return x.OpenSession
+	}
+	return false
 }
 
 type GetRequest struct {
@@ -2079,7 +2102,7 @@ func (x *BatchResponse) GetResults() []*OpResult {
 
 type PipelineRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Client_id and lowest_unanswered for all calls of the message; each operation's own header gives request and attempt.
+	// Client_id for all calls of the message; each operation's own header gives what is of its session.
 	Header        *Header         `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
 	Calls         []*PipelineCall `protobuf:"bytes,2,rep,name=calls,proto3" json:"calls,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2526,13 +2549,15 @@ var File_ostraka_v1_kv_proto protoreflect.FileDescriptor
 const file_ostraka_v1_kv_proto_rawDesc = "" +
 	"\n" +
 	"\x13ostraka/v1/kv.proto\x12\n" +
-	"ostraka.v1\x1a\x17ostraka/v1/errors.proto\"\x9c\x01\n" +
+	"ostraka.v1\x1a\x17ostraka/v1/errors.proto\"\xe2\x01\n" +
 	"\x06Header\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1b\n" +
 	"\tclient_id\x18\x02 \x01(\fR\bclientId\x12\x18\n" +
 	"\arequest\x18\x03 \x01(\x04R\arequest\x12+\n" +
 	"\x11lowest_unanswered\x18\x04 \x01(\x04R\x10lowestUnanswered\x12\x18\n" +
-	"\aattempt\x18\x05 \x01(\rR\aattempt\"w\n" +
+	"\aattempt\x18\x05 \x01(\rR\aattempt\x12!\n" +
+	"\fsession_born\x18\x06 \x01(\x03R\vsessionBorn\x12!\n" +
+	"\fopen_session\x18\a \x01(\bR\vopenSession\"w\n" +
 	"\n" +
 	"GetRequest\x12*\n" +
 	"\x06header\x18\x01 \x01(\v2\x12.ostraka.v1.HeaderR\x06header\x12\x10\n" +

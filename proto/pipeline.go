@@ -122,12 +122,15 @@ func appendHeader(b []byte, field protowire.Number, h *Header) []byte {
 	b = appendBytesField(b, 2, h.ClientId)
 	b = appendVarintField(b, 3, h.Request)
 	b = appendVarintField(b, 4, h.LowestUnanswered)
-	return appendVarintField(b, 5, uint64(h.Attempt))
+	b = appendVarintField(b, 5, uint64(h.Attempt))
+	b = appendVarintField(b, 6, uint64(h.SessionBorn))
+	return appendBoolField(b, 7, h.OpenSession)
 }
 
 func sizeHeader(h *Header) int {
 	return sizeVarintField(h.Epoch) + sizeBytesField(h.ClientId) + sizeVarintField(h.Request) +
-		sizeVarintField(h.LowestUnanswered) + sizeVarintField(uint64(h.Attempt))
+		sizeVarintField(h.LowestUnanswered) + sizeVarintField(uint64(h.Attempt)) +
+		sizeVarintField(uint64(h.SessionBorn)) + sizeVarintField(protowire.EncodeBool(h.OpenSession))
 }
 
 func sizeHeaderField(h *Header) int {
@@ -345,7 +348,7 @@ func (r *OpReader) readHeader(b []byte, into **Header) error {
 		return errUnusual // twice: they would have to be merged
 	}
 	h := &r.header
-	h.Epoch, h.ClientId, h.Request, h.LowestUnanswered, h.Attempt = 0, nil, 0, 0, 0
+	h.Epoch, h.ClientId, h.Request, h.LowestUnanswered, h.Attempt, h.SessionBorn, h.OpenSession = 0, nil, 0, 0, 0, 0, false
 	*into = h
 	f := fields{b}
 	for len(f.rest) > 0 {
@@ -363,6 +366,10 @@ func (r *OpReader) readHeader(b []byte, into **Header) error {
 			h.LowestUnanswered = number
 		case field == 5 && kind == protowire.VarintType:
 			h.Attempt = uint32(number)
+		case field == 6 && kind == protowire.VarintType:
+			h.SessionBorn = int64(number)
+		case field == 7 && kind == protowire.VarintType:
+			h.OpenSession = number != 0
 		}
 	}
 	return nil

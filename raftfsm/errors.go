@@ -6,6 +6,7 @@ import (
 
 	"github.com/ostraka-db/ostraka/raftfsm/storage"
 	"github.com/ostraka-db/ostraka/shard"
+	"github.com/ostraka-db/ostraka/store"
 )
 
 // A failed write is one of two kinds, never merged. ErrOutcomeUnknown means that the entry was handed to the
@@ -27,6 +28,13 @@ var (
 	ErrStopped = errors.New("the group is stopped")
 	// ErrOutcomeUnknown: the entry was handed to the log; whether it was or will be committed is not known.
 	ErrOutcomeUnknown = errors.New("outcome unknown")
+	// ErrSessionUnknown: the write is of a session that the shard doesn't know, or not any more. This sending was not done;
+	// whether an earlier one was is not known. It is told as a *SessionUnknownError, which says when a new one may be born.
+	ErrSessionUnknown = errors.New("the session is not known, or not any more")
+	// ErrResultForgotten: this sending was not done; an earlier one may have been: it is too long ago for the shard to know.
+	ErrResultForgotten = errors.New("whether the write was done before is not known any more")
+	// ErrSessionUnborn: a session that is born in the shard's future. No replica has told its client so. Not done.
+	ErrSessionUnborn = errors.New("the session is born in the shard's future")
 	// ErrUnknownEntry: the log holds an entry that this build can't read. The replica stops rather than guess.
 	ErrUnknownEntry = errors.New("log entry of an unknown format")
 	// ErrBadSnapshot: a snapshot's bytes don't decode.
@@ -58,6 +66,20 @@ func (e *NotLeaderError) Error() string {
 
 // Is makes errors.Is(err, ErrNotLeader) true.
 func (e *NotLeaderError) Is(target error) bool { return target == ErrNotLeader }
+
+// SessionUnknownError is ErrSessionUnknown together with the shard's time.
+type SessionUnknownError struct {
+	Now store.Time
+	// Resent: the sending was not the first, by its own word.
+	Resent bool
+}
+
+func (e *SessionUnknownError) Error() string {
+	return fmt.Sprintf("%v; it is %d at the shard", ErrSessionUnknown, e.Now)
+}
+
+// Is makes errors.Is(err, ErrSessionUnknown) true.
+func (e *SessionUnknownError) Is(target error) bool { return target == ErrSessionUnknown }
 
 // MustBeReplaced reports whether an error of StartGroup or StartMeta says that the replica lost something it may have
 // vouched for, or can't tell: it must not run again under its id. Its peers have what it had.

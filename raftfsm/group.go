@@ -85,8 +85,9 @@ func (g *Group) own(ctx context.Context, l *life) error {
 }
 
 // Write replicates one mutation and returns its result. A lost condition is a result, not an error. Errors:
-// ErrNotLeader, ErrNotReady, ErrOverloaded, ErrNoSpace, ErrDeadline, ErrStopped: not done. ErrOutcomeUnknown: it may have
-// been, or yet be, done.
+// ErrNotLeader, ErrNotReady, ErrOverloaded, ErrNoSpace, ErrDeadline, ErrStopped, ErrSessionUnborn: not done. ErrOutcomeUnknown:
+// it may have been, or yet be, done; sent again in the same session it is done once. ErrSessionUnknown, ErrResultForgotten: this
+// sending was not done, an earlier one may have been.
 func (g *Group) Write(ctx context.Context, op *store.Op, session Session) (store.Result, error) {
 	l, err := g.writable()
 	if err != nil {
@@ -106,6 +107,15 @@ func (g *Group) Submit(writes []*Write) (accepted int, err error) {
 		w.life = l
 	}
 	return l.proposer.submit(writes)
+}
+
+// SessionTime is shard time as this replica has applied it: a session that begins now is born then. 0: there is nothing yet.
+func (g *Group) SessionTime() store.Time {
+	_, m, err := g.life()
+	if err != nil {
+		return 0
+	}
+	return m.pace.Load().last
 }
 
 // writable returns the life of a replica that leads, is ready, and whose disk has room.

@@ -26,7 +26,13 @@ type ClusterState struct {
 }
 
 // FormatLevel is the highest level this build reads and writes.
-const FormatLevel = 1
+//
+//	1  the first
+//	2  writes with sessions: entries of ops and snapshots in format 2 (entry.go, snapshot.go)
+const FormatLevel = 2
+
+// SessionsLevel is the first level at which writes may carry sessions.
+const SessionsLevel = 2
 
 // A meta entry, and the meta group's snapshot, is a msgpack map with short names: rare, small, and easy to
 // extend. An entry of a higher format or an unknown kind stops the replica.

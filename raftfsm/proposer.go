@@ -411,8 +411,9 @@ func (f *flight) deliver(response any) {
 		f.alone.done <- loneAnswer{response: response}
 		return
 	}
-	for i, result := range response.(opResults) {
-		f.writes[i].Result = result
+	r := response.(opResults)
+	for i, w := range f.writes {
+		w.Result, w.Err = r.results[i], r.err(i, w.Session.Attempt)
 	}
 	giveBack(f.writes)
 }

@@ -34,11 +34,11 @@ func (f *scriptedFuture) commit() {
 		close(f.done)
 		return
 	}
-	results := make(opResults, len(f.entry.Ops))
+	results := make([]store.Result, len(f.entry.Ops))
 	for i := range results {
 		results[i] = store.Result{Status: store.StatusOK, Version: store.Version(i + 1)}
 	}
-	f.response = results
+	f.response = opResults{results: results}
 	close(f.done)
 }
 

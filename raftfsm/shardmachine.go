@@ -13,7 +13,7 @@ import (
 	"github.com/ostraka-db/ostraka/store"
 )
 
-// shardMachine is the replicated state of one shard: its store, driven by log entries.
+// shardMachine is the replicated state of one shard: its store and its sessions, driven by log entries.
 //
 // apply, freeze and restore run on raft's FSM goroutine. Readers take the store from an atomic pointer, since
 // a restore builds another store aside and swaps it in.
@@ -23,8 +23,21 @@ type shardMachine struct {
 	// reverses: see knownbad.ApplyOrder.
 	reverses bool
 	store    atomic.Pointer[store.Store]
+	// sessions are raft's FSM goroutine's alone.
+	sessions *sessionTable
+	// found are the sessions of the entry that is being applied, by their rows in it.
+	found []foundSession
 	// pace relates shard time to this node's monotonic clock; leaders stamp entries by it.
 	pace atomic.Pointer[pace]
+}
+
+// foundSession is the session of an entry's row, as found in the table.
+type foundSession struct {
+	session *session // nil: none, or not looked for yet
+	refused refusal
+	// evictions is the table's count when it was found: after another one it may be gone.
+	evictions uint64
+	looked    bool
 }
 
 // pace is the last entry's time and when, by this node's monotonic clock, it was applied.
@@ -40,12 +53,13 @@ var formatLimits = store.MaxLimits()
 
 func newShardMachine(id shard.ID, clock Clock) *shardMachine {
 	m := &shardMachine{shard: id, clock: clock}
-	m.swap(store.New(formatLimits))
+	m.swap(store.New(formatLimits), newSessionTable(formatBounds))
 	return m
 }
 
-func (m *shardMachine) swap(s *store.Store) {
+func (m *shardMachine) swap(s *store.Store, sessions *sessionTable) {
 	m.store.Store(s)
+	m.sessions = sessions
 	m.keepPace(s.Time())
 }
 
@@ -69,12 +83,34 @@ var entries = sync.Pool{New: func() any { return new(entry) }}
 // release gives an entry back. It lets go of the log's bytes, which keys and values are.
 func (ent *entry) release() {
 	clear(ent.Ops)
-	*ent = entry{Ops: ent.Ops[:0]}
+	*ent = entry{Ops: ent.Ops[:0], Sessions: ent.Sessions[:0]}
 	entries.Put(ent)
 }
 
-// opResults is the response to an entry of ops: one result each, in order.
-type opResults []store.Result
+// opResults is the response to an entry of ops.
+type opResults struct {
+	// results has one for each, in order.
+	results []store.Result
+	// refused says which of them were not applied, and have no result; nil: all were.
+	refused []refusal
+	// now is shard time at the entry.
+	now store.Time
+}
+
+func (r *opResults) refuse(i int, why refusal) {
+	if r.refused == nil {
+		r.refused = make([]refusal, len(r.results))
+	}
+	r.refused[i] = why
+}
+
+// err is why an op was not applied; nil: it was.
+func (r *opResults) err(i int, attempt uint32) error {
+	if r.refused == nil {
+		return nil
+	}
+	return r.refused[i].err(r.now, attempt)
+}
 
 // apply implements machine. Nothing here depends on a clock, a random source or map order, except keepPace,
 // which only leaders' later stamps depend on.
@@ -87,23 +123,16 @@ func (m *shardMachine) apply(_ uint64, data []byte) (any, error) {
 	s := m.store.Load()
 	s.SetTime(ent.Time)
 	m.keepPace(s.Time())
+	response, err := m.applyEntry(s, ent)
+	m.sessions.age(s.Time())
+	m.sessions.trim(s.Time())
+	return response, err
+}
+
+func (m *shardMachine) applyEntry(s *store.Store, ent *entry) (any, error) {
 	switch ent.Kind {
 	case entryOps:
-		if knownbad.ApplyOrder && m.reverses {
-			slices.Reverse(ent.Ops)
-		}
-		results := make(opResults, len(ent.Ops))
-		for i := range ent.Ops {
-			op := &ent.Ops[i].Op
-			if err := op.Validate(); errors.Is(err, store.ErrOpUnknown) {
-				return nil, fmt.Errorf("%w: %w", ErrUnknownEntry, err)
-			}
-			results[i] = s.Apply(uint16(shard.SlotOf(op.Key)), op)
-		}
-		if knownbad.ApplyOrder && m.reverses {
-			slices.Reverse(results)
-		}
-		return results, nil
+		return m.applyOps(s, ent)
 	case entryOwn:
 		// Every leader that finds its shard without slots proposes this; only the first counts.
 		if len(s.OwnedSlots()) == 0 {
@@ -120,4 +149,62 @@ func (m *shardMachine) apply(_ uint64, data []byte) (any, error) {
 		return s.Reap(ent.Slot, ent.Cutoff, ent.Limit), nil
 	}
 	return nil, fmt.Errorf("%w: kind %d", ErrUnknownEntry, ent.Kind)
+}
+
+func (m *shardMachine) applyOps(s *store.Store, ent *entry) (any, error) {
+	if knownbad.ApplyOrder && m.reverses {
+		slices.Reverse(ent.Ops)
+	}
+	m.found = append(m.found[:0], make([]foundSession, len(ent.Sessions))...)
+	r := opResults{results: make([]store.Result, len(ent.Ops)), now: s.Time()}
+	for i := range ent.Ops {
+		op := &ent.Ops[i]
+		if err := op.Op.Validate(); errors.Is(err, store.ErrOpUnknown) {
+			return nil, fmt.Errorf("%w: %w", ErrUnknownEntry, err)
+		}
+		slot := uint16(shard.SlotOf(op.Op.Key))
+		if op.row == noRow || knownbad.RetryTable {
+			r.results[i] = s.Apply(slot, &op.Op)
+			continue
+		}
+		if why := m.applyOnce(s, ent, op, slot, &r.results[i]); why != refusedNot {
+			r.refuse(i, why)
+		}
+	}
+	if knownbad.ApplyOrder && m.reverses {
+		slices.Reverse(r.results)
+	}
+	return r, nil
+}
+
+// applyOnce applies a write of a session, unless that was done before.
+func (m *shardMachine) applyOnce(s *store.Store, ent *entry, op *sessionOp, slot uint16, result *store.Result) refusal {
+	t := m.sessions
+	f := &m.found[op.row]
+	row := &ent.Sessions[op.row]
+	switch {
+	case !f.looked:
+		f.session, f.refused = t.use(row.sessionName, row.lowest, s.Time())
+		f.evictions, f.looked = t.evictions, true
+	case f.session != nil && f.evictions != t.evictions && !t.has(f.session):
+		f.session, f.refused = nil, refusedUnknown
+	}
+	if f.session == nil {
+		return f.refused
+	}
+	known, done, at, why := t.lookUp(f.session, op.Session.Request)
+	switch {
+	case why != refusedNot:
+		return why
+	case done:
+		*result = known
+		return refusedNot
+	}
+	*result = s.Apply(slot, &op.Op)
+	// A slot that is another shard's was not asked: the write goes on to that one.
+	if result.Status != store.StatusNotOwned {
+		t.keep(f.session, at, op.Session.Request, slot, result)
+		f.evictions = t.evictions // it may have made others go, not this one
+	}
+	return refusedNot
 }

@@ -71,6 +71,8 @@ func (h *machineHarness) run(t *testing.T, d *datadriven.TestData) string {
 		return h.ops(d, store.Time(number("time")))
 	case "state":
 		return h.state()
+	case "sessions":
+		return h.sessions()
 	case "clock":
 		h.clock.mono += time.Duration(number("mono")) * time.Millisecond
 		h.clock.wall += number("wall")
@@ -116,7 +118,11 @@ func (h *machineHarness) apply(ent *entry) string {
 		return "ok"
 	case opResults:
 		var b strings.Builder
-		for _, one := range r {
+		for i, one := range r.results {
+			if err := r.err(i, 1); err != nil {
+				fmt.Fprintf(&b, "refused: %v\n", err)
+				continue
+			}
 			fmt.Fprintf(&b, "%s version=%d", one.Status, one.Version)
 			if one.Number != 0 {
 				fmt.Fprintf(&b, " number=%d", one.Number)
@@ -133,6 +139,7 @@ func (h *machineHarness) apply(ent *entry) string {
 }
 
 // ops reads one op a line: KIND KEY [VALUE] [ttl=N] [if=absent|exists|N] [old=V] [keep] [previous]
+// [of=CLIENT@BORN #REQUEST [low=N]]
 func (h *machineHarness) ops(d *datadriven.TestData, at store.Time) string {
 	ent := &entry{Kind: entryOps, Time: at}
 	kinds := map[string]store.OpKind{"set": store.OpSet, "del": store.OpDelete, "cas": store.OpCompareAndSet,
@@ -140,10 +147,20 @@ func (h *machineHarness) ops(d *datadriven.TestData, at store.Time) string {
 	for line := range strings.Lines(d.Input) {
 		fields := strings.Fields(line)
 		op := store.Op{Kind: kinds[fields[0]], Key: []byte(fields[1])}
+		var session Session
 		for _, f := range fields[2:] {
 			name, value, has := strings.Cut(f, "=")
 			n, _ := strconv.ParseInt(value, 10, 64)
 			switch {
+			case name == "of":
+				client, born, _ := strings.Cut(value, "@")
+				copy(session.ClientID[:], client)
+				n, _ = strconv.ParseInt(born, 10, 64)
+				session.Born = store.Time(n)
+			case name[0] == '#':
+				session.Request, _ = strconv.ParseUint(name[1:], 10, 64)
+			case name == "low":
+				session.Lowest = uint64(n)
 			case name == "ttl":
 				op.TTL = n
 			case name == "old":
@@ -168,7 +185,7 @@ func (h *machineHarness) ops(d *datadriven.TestData, at store.Time) string {
 				d.Fatalf(h.t, "what is %q?", f)
 			}
 		}
-		ent.Ops = append(ent.Ops, sessionOp{Op: op})
+		ent.Ops = append(ent.Ops, sessionOp{Op: op, Session: session})
 	}
 	return h.apply(ent)
 }
@@ -185,6 +202,22 @@ func (h *machineHarness) state() string {
 		b.WriteByte('\n')
 		return true
 	})
+	return b.String()
+}
+
+// sessions lists the sessions, the one used last at the end, with what they keep.
+func (h *machineHarness) sessions() string {
+	t := h.m.sessions
+	var b strings.Builder
+	fmt.Fprintf(&b, "horizon=%d records=%d bytes=%d\n", t.horizon, t.records, t.bytes)
+	for p := t.oldest; p != nobody; p = t.newer[p] {
+		s := t.all[p]
+		fmt.Fprintf(&b, "%s@%d used=%d lowest=%d forgotten=%d:", bytes.TrimRight(s.client[:], "\x00"), s.born, s.used, s.lowest, s.forgotten)
+		for _, r := range s.kept() {
+			fmt.Fprintf(&b, " #%d", r.request)
+		}
+		b.WriteByte('\n')
+	}
 	return b.String()
 }
 

@@ -19,28 +19,37 @@ import (
 //	[format, shard, index, time, version]        header
 //	[tagSlot, slot]                              for each owned slot, in ascending order:
 //	  [tagItem, key, value, version, expiresAt]    its items
-//	[tagEnd, slots, items]
+//	sessions                                     in format 2: sessionsnapshot.go
+//	[tagEnd, slots, items]                       format 1
+//	[tagEnd, slots, items, sessions, results]    format 2
 //
-// Slots are whole and follow each other, so that a slot can be moved or checked by itself.
+// Slots are whole and follow each other, so that a slot can be moved or checked by itself. A shard without sessions is
+// written in format 1: there are none below format level 2, where that is all that every node can read.
 const (
-	snapshotFormat = 1
+	snapshotFormat = 2
+	// snapshotPlain is the format without sessions.
+	snapshotPlain = 1
 
-	tagSlot = 1
-	tagItem = 2
-	tagEnd  = 3
+	tagSlot     = 1
+	tagItem     = 2
+	tagEnd      = 3
+	tagSessions = 4
+	tagSession  = 5
+	tagRecord   = 6
 
 	snapshotBufferBytes = 256 << 10
 )
 
 // frozenShard implements frozen for a shard's store.
 type frozenShard struct {
-	shard shard.ID
-	index uint64
-	view  *store.View
+	shard    shard.ID
+	index    uint64
+	view     *store.View
+	sessions frozenSessions
 }
 
 func (m *shardMachine) freeze(index uint64) (frozen, error) {
-	return &frozenShard{shard: m.shard, index: index, view: m.store.Load().Freeze()}, nil
+	return &frozenShard{shard: m.shard, index: index, view: m.store.Load().Freeze(), sessions: m.sessions.freeze()}, nil
 }
 
 func (f *frozenShard) release() { f.view.Close() }
@@ -50,7 +59,11 @@ func (f *frozenShard) persist(out io.Writer) error {
 	w := fieldWriter{enc: msgpack.NewEncoder(buffered)}
 	w.enc.UseCompactInts(true)
 	w.array(5)
-	w.uint(snapshotFormat)
+	format := uint64(snapshotFormat)
+	if f.sessions.none() {
+		format = snapshotPlain
+	}
+	w.uint(format)
 	w.uint(uint64(f.shard))
 	w.uint(f.index)
 	w.int(int64(f.view.Time()))
@@ -80,10 +93,19 @@ func (f *frozenShard) persist(out io.Writer) error {
 			return fmt.Errorf("writing slot %d: %w", slot, err)
 		}
 	}
-	w.array(3)
+	if format == snapshotPlain {
+		w.array(3)
+	} else {
+		f.sessions.write(&w)
+		w.array(5)
+	}
 	w.uint(tagEnd)
 	w.uint(uint64(slots))
 	w.uint(uint64(items))
+	if format != snapshotPlain {
+		w.uint(uint64(f.sessions.sessions))
+		w.uint(uint64(f.sessions.records))
+	}
 	return errors.Join(w.err, buffered.Flush())
 }
 
@@ -91,7 +113,7 @@ func (f *frozenShard) persist(out io.Writer) error {
 // the stream, where storage has verified the checksum.
 func (m *shardMachine) restore(source io.Reader) (uint64, error) {
 	buffered := bufio.NewReaderSize(source, snapshotBufferBytes)
-	index, built, err := readSnapshot(buffered, m.shard)
+	index, built, sessions, err := readSnapshot(buffered, m.shard, m.sessions.bounds)
 	if err != nil {
 		return 0, err
 	}
@@ -101,34 +123,39 @@ func (m *shardMachine) restore(source io.Reader) (uint64, error) {
 		}
 		return 0, fmt.Errorf("%w: %w", ErrBadSnapshot, err)
 	}
-	m.swap(built)
+	m.swap(built, sessions)
 	return index, nil
 }
 
-// readSnapshot decodes a shard's snapshot into a new store.
-func readSnapshot(source *bufio.Reader, id shard.ID) (uint64, *store.Store, error) {
+// readSnapshot decodes a shard's snapshot into a new store and its sessions.
+func readSnapshot(source *bufio.Reader, id shard.ID, bounds sessionBounds) (uint64, *store.Store, *sessionTable, error) {
 	r := snapshotReader{dec: msgpack.NewDecoder(source), bytesMax: formatLimits.ValueBytesMax}
-	if n := r.arrayLen(); r.err == nil && n != 5 {
-		return 0, nil, fmt.Errorf("%w: header of %d fields", ErrBadSnapshot, n)
+	refuse := func(err error) (uint64, *store.Store, *sessionTable, error) {
+		return 0, nil, nil, fmt.Errorf("%w: %w", ErrBadSnapshot, err)
 	}
-	if format := r.uint(); r.err == nil && format != snapshotFormat {
-		return 0, nil, fmt.Errorf("%w: format %d, this build reads up to %d", ErrBadSnapshot, format, snapshotFormat)
+	n, format, got := r.arrayLen(), r.uint(), r.uint()
+	switch {
+	case r.err != nil: // told below
+	case n != 5:
+		return refuse(fmt.Errorf("header of %d fields", n))
+	case format != snapshotPlain && format != snapshotFormat:
+		return refuse(fmt.Errorf("format %d, this build reads up to %d", format, snapshotFormat))
+	case got != uint64(id):
+		return refuse(fmt.Errorf("it is of shard %d, not of %d", got, id))
 	}
-	if got := r.uint(); r.err == nil && got != uint64(id) {
-		return 0, nil, fmt.Errorf("%w: it is of shard %d, not of %d", ErrBadSnapshot, got, id)
-	}
+	r.format = format
 	index := r.uint()
-	at := store.Time(r.int())
+	r.at = store.Time(r.int())
 	version := store.Version(r.uint())
-	b := store.NewBuilder(formatLimits)
-	if err := r.slots(b); err != nil {
-		return 0, nil, fmt.Errorf("%w: %w", ErrBadSnapshot, err)
+	b, sessions := store.NewBuilder(formatLimits), newSessionBuilder(bounds)
+	if err := r.body(b, sessions); err != nil {
+		return refuse(err)
 	}
-	built, err := b.Finish(version, at)
+	built, err := b.Finish(version, r.at)
 	if err != nil {
-		return 0, nil, fmt.Errorf("%w: %w", ErrBadSnapshot, err)
+		return refuse(err)
 	}
-	return index, built, nil
+	return index, built, sessions.table, nil
 }
 
 // snapshotReader reads a snapshot's fields and keeps the first error.
@@ -137,6 +164,9 @@ type snapshotReader struct {
 	// bytesMax bounds what a length field may claim before anything is allocated.
 	bytesMax int
 	err      error
+	// Of the header.
+	format uint64
+	at     store.Time
 }
 
 func (r *snapshotReader) arrayLen() int {
@@ -154,6 +184,14 @@ func (r *snapshotReader) uint() uint64 {
 	}
 	var v uint64
 	v, r.err = r.dec.DecodeUint64()
+	return v
+}
+
+func (r *snapshotReader) uintMax(most uint64) uint64 {
+	v := r.uint()
+	if r.err == nil && v > most {
+		r.err = fmt.Errorf("%d where at most %d is allowed", v, most)
+	}
 	return v
 }
 
@@ -183,16 +221,18 @@ func (r *snapshotReader) bytes() []byte {
 	return b
 }
 
-// slots reads up to and with the end tag.
-func (r *snapshotReader) slots(b *store.Builder) error {
+// body reads up to and with the end tag.
+func (r *snapshotReader) body(b *store.Builder, sessions *sessionBuilder) error {
 	slot, slots, items := -1, 0, 0
+	withSessions := r.format != snapshotPlain
 	for {
 		n := r.arrayLen()
 		tag := r.uint()
+		var err error
 		switch {
 		case r.err != nil:
 			return r.err
-		case tag == tagSlot && n == 2:
+		case tag == tagSlot && n == 2 && !sessions.begun:
 			next := r.uint()
 			if r.err == nil && (next >= store.SlotCount || int(next) <= slot) {
 				return fmt.Errorf("slot %d after slot %d", next, slot)
@@ -200,26 +240,51 @@ func (r *snapshotReader) slots(b *store.Builder) error {
 			slot = int(next)
 			slots++
 			b.Own(uint16(slot))
-		case tag == tagItem && n == 5:
-			it := store.Item{Key: r.bytes(), Value: r.bytes(), Version: store.Version(r.uint()), ExpiresAt: store.Time(r.int())}
-			if r.err != nil {
-				return r.err
-			}
-			if slot < 0 || int(shard.SlotOf(it.Key)) != slot {
-				return fmt.Errorf("a key of slot %d stands in slot %d", shard.SlotOf(it.Key), slot)
-			}
-			if err := b.Put(uint16(slot), it); err != nil {
-				return fmt.Errorf("slot %d: %w", slot, err)
-			}
+		case tag == tagItem && n == 5 && !sessions.begun:
 			items++
-		case tag == tagEnd && n == 3:
-			wantSlots, wantItems := r.uint(), r.uint()
-			if r.err == nil && (wantSlots != uint64(slots) || wantItems != uint64(items)) {
-				return fmt.Errorf("%d slots and %d items read, %d and %d written", slots, items, wantSlots, wantItems)
-			}
+			err = r.item(b, slot)
+		case tag == tagSessions && n == sessionsFields && withSessions:
+			err = sessions.sessions(r)
+		case tag == tagSession && n == sessionFields && withSessions:
+			err = sessions.session(r)
+		case tag == tagRecord && n == recordFields && withSessions:
+			err = sessions.record(r)
+		case tag == tagEnd && n == 3 && !withSessions:
+			r.counted("slots", slots)
+			r.counted("items", items)
+			return r.err
+		case tag == tagEnd && n == 5 && withSessions:
+			r.counted("slots", slots)
+			r.counted("items", items)
+			r.counted("sessions", len(sessions.table.places))
+			r.counted("results", sessions.table.records)
 			return r.err
 		default:
 			return fmt.Errorf("tag %d with %d fields", tag, n)
 		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (r *snapshotReader) item(b *store.Builder, slot int) error {
+	it := store.Item{Key: r.bytes(), Value: r.bytes(), Version: store.Version(r.uint()), ExpiresAt: store.Time(r.int())}
+	if r.err != nil {
+		return r.err
+	}
+	if slot < 0 || int(shard.SlotOf(it.Key)) != slot {
+		return fmt.Errorf("a key of slot %d stands in slot %d", shard.SlotOf(it.Key), slot)
+	}
+	if err := b.Put(uint16(slot), it); err != nil {
+		return fmt.Errorf("slot %d: %w", slot, err)
+	}
+	return nil
+}
+
+// counted reads how many of something were written, and compares.
+func (r *snapshotReader) counted(what string, read int) {
+	if written := r.uint(); r.err == nil && written != uint64(read) {
+		r.err = fmt.Errorf("%d %s read, %d written", read, what, written)
 	}
 }

@@ -73,14 +73,18 @@ func (s *adminService) Map(_ context.Context, r *ostrakapb.MapRequest) (*ostraka
 		return nil, whyNoMap(s.node)
 	}
 	limits := s.node.Limits()
-	answer := &ostrakapb.MapResponse{ClusterId: s.node.ClusterID(),
+	answer := &ostrakapb.MapResponse{ClusterId: s.node.ClusterID(), FormatLevel: s.node.FormatLevel(),
 		KeyBytesMax: int64(limits.KeyBytesMax), ValueBytesMax: int64(limits.ValueBytesMax)}
 	if r.GetKnownEpoch() < uint64(m.Epoch()) {
 		answer.Map = encodeMap(m)
 	}
 	leaders := s.replicas.leaders()
 	for _, id := range slices.Sorted(maps.Keys(leaders)) {
-		answer.Leaders = append(answer.Leaders, &ostrakapb.LeaderHint{Shard: uint32(id), Node: string(leaders[id])})
+		hint := &ostrakapb.LeaderHint{Shard: uint32(id), Node: string(leaders[id])}
+		if r, ok := s.replicas.replica(id); ok {
+			hint.ShardTimeMs = int64(r.SessionTime())
+		}
+		answer.Leaders = append(answer.Leaders, hint)
 	}
 	return answer, nil
 }

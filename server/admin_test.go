@@ -20,7 +20,9 @@ func TestMapAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &ostrakapb.MapResponse{ClusterId: "c1", Map: encodeMap(f.node.m), KeyBytesMax: 32 << 10, ValueBytesMax: 8 << 20,
-		Leaders: []*ostrakapb.LeaderHint{{Shard: 1, Node: "n1"}, {Shard: 2, Node: "n3"}, {Shard: 4, Node: "n1"}}}
+		FormatLevel: FormatLevel,
+		Leaders: []*ostrakapb.LeaderHint{{Shard: 1, Node: "n1", ShardTimeMs: 1_000_000}, {Shard: 2, Node: "n3", ShardTimeMs: 1_000_000},
+			{Shard: 4, Node: "n1", ShardTimeMs: 1_000_000}}}
 	if !proto.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

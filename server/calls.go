@@ -126,7 +126,8 @@ func (c *calls) addWrite(w *raftfsm.Write, client *ostrakapb.Header, op *ostraka
 	if err != nil {
 		return err
 	}
-	if w.Session, err = sessionOf(client, header); err != nil {
+	var open bool
+	if w.Session, open, err = sessionOf(client, header); err != nil {
 		return err
 	}
 	if err := c.kv.check(&w.Op); err != nil {
@@ -135,6 +136,9 @@ func (c *calls) addWrite(w *raftfsm.Write, client *ostrakapb.Header, op *ostraka
 	l, err := c.lane(w.Op.Key)
 	if err != nil {
 		return err
+	}
+	if err := c.kv.admitSession(l.replica, &w.Session, open); err != nil {
+		return &shardError{shard: l.shard, err: err}
 	}
 	if len(l.writes) == 0 {
 		c.busy = append(c.busy, l)

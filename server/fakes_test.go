@@ -33,6 +33,7 @@ type fakeNode struct {
 	adopting  bool
 	draining  bool
 	limits    Limits
+	level     uint32 // 0: this build's
 	conns     map[shard.NodeID]*grpc.ClientConn
 }
 
@@ -46,7 +47,7 @@ func (n *fakeNode) Draining() bool           { return n.draining }
 func (n *fakeNode) Superseded() bool         { return false }
 func (n *fakeNode) NodeID() shard.NodeID     { return n.id }
 func (n *fakeNode) MetaLeader() shard.NodeID { return "n1" }
-func (n *fakeNode) FormatLevel() uint32      { return 1 }
+func (n *fakeNode) FormatLevel() uint32      { return cmp.Or(n.level, FormatLevel) }
 func (n *fakeNode) Incarnation() uint64      { return 7 }
 func (n *fakeNode) Limits() Limits           { return n.limits }
 func (n *fakeNode) Sync() string             { return SyncAlways }
@@ -173,6 +174,8 @@ func (r *fakeReplica) Write(ctx context.Context, op *store.Op, session raftfsm.S
 	r.sessions, r.ops = append(r.sessions, session), append(r.ops, *op)
 	return r.store.Apply(uint16(shard.SlotOf(op.Key)), op), nil
 }
+
+func (r *fakeReplica) SessionTime() store.Time { return 1_000_000 }
 
 func (r *fakeReplica) read(_ context.Context, level raftfsm.ReadLevel) (reader, error) {
 	r.mu.Lock()

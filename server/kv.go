@@ -90,7 +90,7 @@ func write[Q interface{ GetHeader() *ostrakapb.Header }, R any](ctx context.Cont
 	if err := fill(op, request); err != nil {
 		return answer, err
 	}
-	session, err := sessionOf(request.GetHeader(), request.GetHeader())
+	session, open, err := sessionOf(request.GetHeader(), request.GetHeader())
 	if err != nil {
 		return answer, err
 	}
@@ -100,6 +100,9 @@ func write[Q interface{ GetHeader() *ostrakapb.Header }, R any](ctx context.Cont
 	id, r, err := s.route(ctx, op.Key)
 	if err != nil {
 		return answer, err
+	}
+	if err := s.admitSession(r, &session, open); err != nil {
+		return answer, &shardError{shard: id, err: err}
 	}
 	result, err := r.Write(ctx, op, session)
 	if err := settled(id, op, result, err); err != nil {

@@ -141,6 +141,8 @@ func TestRefusedBeforeAnything(t *testing.T) {
 	tooLong, tooLarge := bytes.Repeat([]byte("k"), 11), make([]byte, 101)
 	client := &ostrakapb.Header{ClientId: make([]byte, 15), Request: 1}
 	unnumbered := &ostrakapb.Header{ClientId: make([]byte, 16)}
+	unborn := &ostrakapb.Header{ClientId: make([]byte, 16), Request: 1, SessionBorn: -1}
+	above := &ostrakapb.Header{ClientId: make([]byte, 16), Request: 1, SessionBorn: 1, LowestUnanswered: 2}
 	ifAbsent := &ostrakapb.Condition{Condition: &ostrakapb.Condition_IfAbsent{}}
 	for name, c := range map[string]struct {
 		request proto.Message
@@ -164,6 +166,8 @@ func TestRefusedBeforeAnything(t *testing.T) {
 		"client id":          {&ostrakapb.SetRequest{Header: client, Key: k}, ostrakapb.Reason_REASON_INVALID, "header.client_id"},
 		"client id, read":    {&ostrakapb.GetRequest{Header: client, Key: k}, ostrakapb.Reason_REASON_INVALID, "header.client_id"},
 		"request number":     {&ostrakapb.SetRequest{Header: unnumbered, Key: k}, ostrakapb.Reason_REASON_INVALID, "header.request"},
+		"session's birth":    {&ostrakapb.SetRequest{Header: unborn, Key: k}, ostrakapb.Reason_REASON_INVALID, "header.session_born"},
+		"lowest number":      {&ostrakapb.SetRequest{Header: above, Key: k}, ostrakapb.Reason_REASON_INVALID, "header.lowest_unanswered"},
 		"read level":         {&ostrakapb.GetRequest{Key: k, Level: 1}, ostrakapb.Reason_REASON_UNSUPPORTED, ""},
 		"scan's level":       {&ostrakapb.ScanRequest{Shard: 1, Level: 1}, ostrakapb.Reason_REASON_UNSUPPORTED, ""},
 		"scan's client id":   {&ostrakapb.ScanRequest{Shard: 1, Header: client}, ostrakapb.Reason_REASON_INVALID, "header.client_id"},
@@ -208,6 +212,61 @@ func TestSessionAndLimitTravelWithTheWrite(t *testing.T) {
 	}
 	if r.ops[0].ValueBytesMax != f.node.limits.ValueBytesMax {
 		t.Errorf("value limit %d, want %d", r.ops[0].ValueBytesMax, f.node.limits.ValueBytesMax)
+	}
+}
+
+// Whoever asks for a session is told the shard's time, and nothing else is done. Before a node knows that the cluster's level
+// allows sessions it takes no writes of any.
+func TestSessions(t *testing.T) {
+	f := serve(t, newFakeNode(t))
+	id := bytes.Repeat([]byte{7}, 16)
+	set := func(h *ostrakapb.Header) *ostrakapb.SetRequest {
+		return &ostrakapb.SetRequest{Key: []byte("k"), Header: h}
+	}
+	batched := func(h *ostrakapb.Header) *ostrakapb.ErrorDetail {
+		return batchOf(t, f, &ostrakapb.Op{Op: &ostrakapb.Op_Set{Set: set(h)}})[0].GetError()
+	}
+	asking := func() *ostrakapb.Header { return &ostrakapb.Header{ClientId: id, Request: 1, OpenSession: true} }
+	_, err := f.kv.Set(t.Context(), set(asking()))
+	d := wantReason(t, err, ostrakapb.Reason_REASON_SESSION_UNKNOWN)
+	if d.GetShardTimeMs() != 1_000_000 || d.GetOutcome() != notDone || d.GetShard() == 0 {
+		t.Errorf("asked for a session: %v", d)
+	}
+	r := f.replicas.of(f.node.m, "k")
+	if len(r.ops) != 0 {
+		t.Fatal("it was written")
+	}
+	born := func() *ostrakapb.Header {
+		return &ostrakapb.Header{ClientId: id, Request: 3, LowestUnanswered: 2, Attempt: 4, SessionBorn: 55}
+	}
+	if _, err := f.kv.Set(t.Context(), set(born())); err != nil {
+		t.Fatal(err)
+	}
+	if want := (raftfsm.Session{ClientID: [16]byte(id), Born: 55, Request: 3, Lowest: 2, Attempt: 4}); r.sessions[0] != want {
+		t.Errorf("session %v, want %v", r.sessions[0], want)
+	}
+
+	f.node.level = 1
+	for _, h := range []*ostrakapb.Header{asking(), born()} {
+		_, err := f.kv.Set(t.Context(), set(h))
+		if d := wantReason(t, err, ostrakapb.Reason_REASON_NO_LEADER); d.GetOutcome() != notDone || d.GetRetryAfterMs() == 0 {
+			t.Errorf("below the level: %v", d)
+		}
+	}
+	if len(r.ops) != 1 {
+		t.Errorf("%d writes", len(r.ops))
+	}
+	if _, err := f.kv.Set(t.Context(), set(&ostrakapb.Header{ClientId: id, Request: 3})); err != nil {
+		t.Errorf("without a session: %v", err)
+	}
+	f.node.level = 0
+
+	for _, resent := range []bool{false, true} {
+		r.writeErr = &raftfsm.SessionUnknownError{Now: 77, Resent: resent}
+		d := batched(nil)
+		if unknown := d.GetOutcome() == outcomeUnknown; d.GetReason() != ostrakapb.Reason_REASON_SESSION_UNKNOWN || d.GetShardTimeMs() != 77 || unknown != resent {
+			t.Errorf("resent %v: %v", resent, d)
+		}
 	}
 }
 

@@ -66,6 +66,7 @@ type replicaSet interface {
 type replica interface {
 	Write(ctx context.Context, op *store.Op, session raftfsm.Session) (store.Result, error)
 	Submit(writes []*raftfsm.Write) (accepted int, err error)
+	SessionTime() store.Time
 	read(ctx context.Context, level raftfsm.ReadLevel) (reader, error)
 }
 

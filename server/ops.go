@@ -17,6 +17,9 @@ import (
 // errField is a field that is missing, or contradicts another. It comes as a *fieldError.
 var errField = errors.New("invalid field")
 
+// errSessionsLevel: writes with sessions need a format level that the cluster, as far as this node knows, does not have.
+var errSessionsLevel = errors.New("the cluster's format level, as this node knows it, does not allow sessions")
+
 // errUnsupported is asked of a newer node than this.
 var errUnsupported = errors.New("not supported by this node")
 
@@ -35,24 +38,49 @@ func (e *fieldError) Is(target error) bool { return target == errField }
 // clientIDBytes is the length of a client's identity.
 const clientIDBytes = len(raftfsm.Session{}.ClientID)
 
-// sessionOf reads who sends a write. In a batch, the batch's header says which client it is and each
-// operation's own header which request; elsewhere both are one.
-func sessionOf(client, request *ostrakapb.Header) (raftfsm.Session, error) {
+// sessionOf reads who sends a write. In a batch, the batch's header says which client it is and each operation's own header
+// the rest; elsewhere both are one. open: the caller only asks when a session may be born.
+func sessionOf(client, request *ostrakapb.Header) (session raftfsm.Session, open bool, err error) {
 	if err := checkClient(client); err != nil {
-		return raftfsm.Session{}, err
+		return session, false, err
 	}
 	if len(client.GetClientId()) == 0 {
-		return raftfsm.Session{}, nil
+		return session, false, nil
 	}
 	if request.GetRequest() == 0 {
-		return raftfsm.Session{}, &fieldError{"header.request", "a write with a client_id needs a number from 1"}
+		return session, false, &fieldError{"header.request", "a write with a client_id needs a number from 1"}
+	}
+	if request.GetSessionBorn() < 0 {
+		return session, false, &fieldError{"header.session_born", "is negative"}
+	}
+	if request.GetSessionBorn() > 0 && request.GetLowestUnanswered() > request.GetRequest() {
+		return session, false, &fieldError{"header.lowest_unanswered", "is above the request's own number"}
+	}
+	lowest := request.GetLowestUnanswered()
+	if request.GetSessionBorn() == 0 {
+		lowest = client.GetLowestUnanswered() // as builds say it that know no sessions
 	}
 	return raftfsm.Session{
 		ClientID: [clientIDBytes]byte(client.GetClientId()),
+		Born:     store.Time(request.GetSessionBorn()),
 		Request:  request.GetRequest(),
-		Lowest:   client.GetLowestUnanswered(),
+		Lowest:   lowest,
 		Attempt:  max(request.GetAttempt(), 1),
-	}, nil
+	}, request.GetOpenSession() && request.GetSessionBorn() == 0, nil
+}
+
+// admitSession refuses a write that only asks for a session, with the answer to that, and one of a session as long as this
+// node does not know that the cluster's level allows them: it may be behind.
+func (s *kvService) admitSession(r replica, session *raftfsm.Session, open bool) error {
+	switch {
+	case !open && session.Born == 0:
+		return nil
+	case s.node.FormatLevel() < raftfsm.SessionsLevel:
+		return errSessionsLevel
+	case open:
+		return &raftfsm.SessionUnknownError{Now: r.SessionTime()}
+	}
+	return nil
 }
 
 func checkClient(h *ostrakapb.Header) error {

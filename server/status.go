@@ -46,6 +46,7 @@ type statusRow struct {
 // Unavailable, which therefore always means not done.
 var statusTable = []statusRow{
 	{is: raftfsm.ErrOutcomeUnknown, code: codes.Unknown, reason: ostrakapb.Reason_REASON_OUTCOME_UNKNOWN, outcome: outcomeUnknown},
+	{is: raftfsm.ErrResultForgotten, code: codes.Unknown, reason: ostrakapb.Reason_REASON_RESULT_FORGOTTEN, outcome: outcomeUnknown},
 	{is: errPanicked, code: codes.Internal, reason: ostrakapb.Reason_REASON_UNSPECIFIED, outcome: outcomeUnknown},
 
 	{is: errNotBootstrapped, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_NOT_BOOTSTRAPPED, outcome: notDone},
@@ -60,6 +61,9 @@ var statusTable = []statusRow{
 	{is: raftfsm.ErrNoSpace, code: codes.ResourceExhausted, reason: ostrakapb.Reason_REASON_OVERLOADED, outcome: notDone, retryAfter: noSpacePause},
 	{is: raftfsm.ErrOverloaded, code: codes.ResourceExhausted, reason: ostrakapb.Reason_REASON_OVERLOADED, outcome: notDone, retryAfter: 20 * time.Millisecond},
 	{is: raftfsm.ErrDeadline, code: codes.DeadlineExceeded, reason: ostrakapb.Reason_REASON_DEADLINE, outcome: notDone},
+	{is: raftfsm.ErrSessionUnknown, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_SESSION_UNKNOWN, outcome: notDone},
+	{is: raftfsm.ErrSessionUnborn, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_INVALID, outcome: notDone, field: "header.session_born"},
+	{is: errSessionsLevel, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_NO_LEADER, outcome: notDone, retryAfter: electionPause},
 	{is: shard.ErrStaleEpoch, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_STALE_EPOCH, outcome: notDone},
 
 	{is: errLimit, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_LIMIT, outcome: notDone},
@@ -151,6 +155,12 @@ func (e explainer) detailOf(row statusRow, err error) *ostrakapb.ErrorDetail {
 	}
 	e.addPlace(d, err)
 	addLimit(d, err)
+	if unknown, ok := errors.AsType[*raftfsm.SessionUnknownError](err); ok {
+		d.ShardTimeMs = int64(unknown.Now)
+		if unknown.Resent { // it is this sending that was not done
+			d.Outcome = outcomeUnknown
+		}
+	}
 	if f, ok := errors.AsType[*fieldError](err); ok {
 		d.Field = f.field
 	}

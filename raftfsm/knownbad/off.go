@@ -38,4 +38,6 @@ const (
 	ApplyOrder = false
 	// SnapshotKey: a snapshot lacks the first key of each slot.
 	SnapshotKey = false
+	// RetryTable: a write that is sent again is done again, whatever is known of its first sending.
+	RetryTable = false
 )

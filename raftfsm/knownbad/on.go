@@ -27,6 +27,7 @@ var (
 	Quorum         = on("quorum")
 	ApplyOrder     = on("apply-order")
 	SnapshotKey    = on("snapshot-key")
+	RetryTable     = on("retry-table")
 )
 
 func on(name string) bool {
