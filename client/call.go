@@ -14,7 +14,7 @@ import (
 // kind is what an operation's attempts have in common.
 type kind struct {
 	name string
-	// write: an attempt may change something, so that it is not sent again once its outcome is unknown.
+	// write: an attempt may change something, so that it needs a name to be sent again once its outcome is unknown.
 	write bool
 	// stale: any replica may answer.
 	stale bool
@@ -57,20 +57,29 @@ func (c *Client) runKey(ctx context.Context, o *keyOperation) (*ostrakapb.OpResu
 
 // attempt is one sending of one operation.
 type attempt struct {
-	write   bool
-	request uint64
-	number  uint32 // counted from 1
-	epoch   uint64
-	route   *shardRoute
-	node    *node
+	write  bool
+	name   writeName // of a write
+	number uint32    // counted from 1
+	epoch  uint64
+	route  *shardRoute
+	node   *node
 	// deadline is the operation's.
 	deadline time.Time
 }
 
-// fill gives the header of a request that goes by itself what belongs to the attempt.
-func (c *Client) fill(h *ostrakapb.Header, a *attempt) {
-	h.Epoch, h.Request, h.Attempt = a.epoch, a.request, a.number
-	h.ClientId, h.LowestUnanswered = c.cfg.clientID[:], c.session.lowestUnanswered()
+// held: it must not be made again unless nothing of it was sent, so it waits for its answer.
+func (a *attempt) held() bool { return a.write && !a.name.repeatable() }
+
+// fill gives the header of an operation what belongs to the attempt. What else there is to say is in the message's header, or
+// the operation goes by itself.
+func (c *Client) fill(h *ostrakapb.Header, a *attempt, alone bool) {
+	if alone {
+		h.Epoch, h.ClientId = a.epoch, c.cfg.clientID[:]
+	}
+	if a.write {
+		h.Attempt = a.number
+		a.name.fill(h)
+	}
 }
 
 // repeat is the loop behind every operation of one shard. a is room for its attempts.
@@ -80,13 +89,10 @@ func (c *Client) repeat(ctx context.Context, k *kind, o operation, a *attempt) e
 	if a.deadline = deadline; !bounded {
 		a.deadline = time.Now().Add(c.cfg.timeout)
 	}
-	if k.write {
-		a.request = c.session.begin()
-		defer c.session.end(a.request)
-	}
+	defer a.name.drop()
 	var way course
 	for {
-		if err := c.over(ctx, &way); err != nil {
+		if err := c.over(ctx, &way, &a.name); err != nil {
 			return fmt.Errorf("%s: %w", k.name, err)
 		}
 		rt := c.routes.Load()
@@ -96,6 +102,11 @@ func (c *Client) repeat(ctx context.Context, k *kind, o operation, a *attempt) e
 		}
 		a.route, a.node = sr, way.next(sr, k.stale)
 		a.epoch, a.number = uint64(rt.m.Epoch()), uint32(way.attempts)
+		if k.write {
+			if err := a.name.take(sr.session, c.haveSessions()); err != nil {
+				return fmt.Errorf("%s: %w", k.name, err)
+			}
+		}
 		f := o.try(ctx, c, a)
 		if f == nil {
 			if !k.stale {
@@ -111,12 +122,19 @@ func (c *Client) repeat(ctx context.Context, k *kind, o operation, a *attempt) e
 			defer cancel()
 			bounded = true
 		}
+		if k.write {
+			a.name.judge(f)
+		}
+		if f.remedy != giveUp && ctx.Err() != nil { // its end is the caller's, and says nothing of nodes
+			way.last = f.err
+			return fmt.Errorf("%s: %w", k.name, c.ended(ctx, &way, &a.name))
+		}
 		pause, err := c.settle(ctx, &way, rt, sr, a.node, f)
 		if err != nil {
 			return fmt.Errorf("%s: %w", k.name, err)
 		}
 		if !c.pause(ctx, pause) {
-			return fmt.Errorf("%s: %w", k.name, c.ended(ctx, &way))
+			return fmt.Errorf("%s: %w", k.name, c.ended(ctx, &way, &a.name))
 		}
 	}
 }
@@ -124,16 +142,14 @@ func (c *Client) repeat(ctx context.Context, k *kind, o operation, a *attempt) e
 // try makes one attempt over the node's stream, or by a call of its own where the operation is large or the node has no stream.
 func (o *keyOperation) try(ctx context.Context, c *Client, a *attempt) *failure {
 	if o.bytes <= pipelineValueBytesMax && !a.node.pipeline.absent() {
-		if o.write { // all else is in the message's header
-			o.header.Request, o.header.Attempt = a.request, a.number
-		}
+		c.fill(o.header, a, false)
 		f, absent := o.piped(ctx, c, a)
 		if !absent {
 			return f
 		}
 	}
-	c.fill(o.header, a)
-	return c.alone(ctx, a, func(ctx context.Context) (err error) {
+	c.fill(o.header, a, true)
+	return c.alone(ctx, a, o.bytes, func(ctx context.Context) (err error) {
 		o.result, err = unary(ctx, a.node.kv, o.op)
 		return err
 	})
@@ -156,7 +172,7 @@ func (c *Client) newCall(a *attempt, op *ostrakapb.Op) *pipelineCall {
 	if call.op, err = ostrakapb.AppendOp(call.op, op); err != nil {
 		panic(fmt.Sprintf("client: an operation does not encode: %v", err)) // it has no field that could fail to
 	}
-	call.write, call.epoch, call.route, call.deadline = a.write, a.epoch, a.route, a.deadline
+	call.write, call.held, call.epoch, call.route, call.deadline = a.write, a.held(), a.epoch, a.route, a.deadline
 	call.patience = time.Now().Add(c.cfg.attemptTimeout)
 	return call
 }
@@ -181,26 +197,33 @@ func (c *Client) understood(ctx context.Context, a *attempt, o outcome) (*ostrak
 }
 
 // over is the error of an operation that must not begin another attempt; nil: it may.
-func (c *Client) over(ctx context.Context, way *course) error {
+func (c *Client) over(ctx context.Context, way *course, name *writeName) error {
 	if c.ctx.Err() != nil || ctx.Err() != nil {
-		return c.ended(ctx, way)
+		return c.ended(ctx, way, name)
 	}
 	return nil
 }
 
 // ended is the error of an operation that ran out of time, or of a client, between two attempts.
-func (c *Client) ended(ctx context.Context, way *course) error {
-	if c.ctx.Err() != nil {
-		return ErrClosed
+func (c *Client) ended(ctx context.Context, way *course, name *writeName) error {
+	switch {
+	case c.ctx.Err() == nil:
+		return overtime(ctx, way.attempts, way.last, name.maybeDone)
+	case name.maybeDone:
+		return fmt.Errorf("%w: %w, the last: %v", ErrOutcomeUnknown, errClosedMeanwhile, way.last)
 	}
-	return overtime(ctx, way.attempts, way.last)
+	return ErrClosed
 }
+
+var errClosedMeanwhile = errors.New("the client was closed meanwhile")
 
 // course is what one operation, or one shard's part of a multi-operation, remembers between its attempts.
 type course struct {
 	attempts int
 	// redirects counts answers that named another leader.
 	redirects int
+	// renamed counts answers that gave the operation another name.
+	renamed int
 	// turn counts the replicas asked for want of a known leader.
 	turn int
 	// last is the latest failure as the caller would see it.
@@ -235,21 +258,32 @@ func (w *course) next(sr *shardRoute, stale bool) *node {
 }
 
 // alone makes one attempt by a call of its own, and understands the failure; nil: it was answered.
-func (c *Client) alone(ctx context.Context, a *attempt, send func(context.Context) error) *failure {
+func (c *Client) alone(ctx context.Context, a *attempt, bytes int, send func(context.Context) error) *failure {
 	ctx, cancel := context.WithDeadline(ctx, a.deadline)
 	defer cancel()
-	return c.send(ctx, []*shardRoute{a.route}, a.node, a.write, send)
+	return c.send(ctx, []*shardRoute{a.route}, a.node, sending{write: a.write, held: a.held(), bytes: bytes}, send)
 }
+
+// sending is what a request that goes by itself carries.
+type sending struct {
+	write bool
+	// held: as in attempt; of any part.
+	held  bool
+	bytes int
+}
+
+// sendBytesPerSecond is how slowly a large write may go without being given up.
+const sendBytesPerSecond = 4 << 20
 
 // send sends once to one node, for these shards, and understands the failure; nil: it was answered.
 //
-// A read is given up after the attempt timeout. A write is given up only as long as nothing of it was sent;
-// after that it waits for its answer, and the timeout merely makes the node suspect, so that other calls look
-// for another leader.
-func (c *Client) send(ctx context.Context, shards []*shardRoute, n *node, write bool, send func(context.Context) error) *failure {
+// A read is given up after the attempt timeout. A write makes the node suspect then, so that other calls look for another
+// leader, and is given up if nothing of it was sent. One that was sent waits for its answer, as long as it takes if it is held;
+// else as long again as it took to be suspect, and what its bytes may take.
+func (c *Client) send(ctx context.Context, shards []*shardRoute, n *node, what sending, send func(context.Context) error) *failure {
 	marked, mark := withSendMark(ctx)
 	var cancel context.CancelFunc
-	if write {
+	if what.write {
 		marked, cancel = context.WithCancel(marked)
 		timer := time.AfterFunc(c.cfg.attemptTimeout, func() {
 			doubt(n, shards...)
@@ -258,6 +292,10 @@ func (c *Client) send(ctx context.Context, shards []*shardRoute, n *node, write 
 			}
 		})
 		defer timer.Stop()
+		if !what.held {
+			patience := 2*c.cfg.attemptTimeout + time.Duration(what.bytes)*time.Second/sendBytesPerSecond
+			defer time.AfterFunc(patience, cancel).Stop()
+		}
 	} else {
 		marked, cancel = context.WithTimeout(marked, c.cfg.attemptTimeout)
 	}
@@ -267,7 +305,7 @@ func (c *Client) send(ctx context.Context, shards []*shardRoute, n *node, write 
 		n.trust()
 		return nil
 	}
-	f := understand(err, write, mark.sent.Load())
+	f := understand(err, what.write, mark.sent.Load())
 	if f.silent() && ctx.Err() == nil { // the caller's own end is not the node's fault
 		doubt(n, shards...)
 	}
@@ -305,6 +343,10 @@ func (c *Client) settle(ctx context.Context, way *course, rt *routes, sr *shardR
 			if way.redirects++; way.redirects <= 2 && !leader.suspected() {
 				pause = 0
 			}
+		}
+	case newName:
+		if way.renamed++; way.renamed <= 2 {
+			pause = 0
 		}
 	case refreshMap:
 		c.refresh(ctx)

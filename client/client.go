@@ -17,7 +17,7 @@ type Client struct {
 	cfg       config
 	endpoints []string
 	pool      *pool
-	session   *session
+	sessions  sessions
 	budget    *budget
 	refresher refresher
 
@@ -29,6 +29,8 @@ type Client struct {
 	routes atomic.Pointer[routes]
 	// clusterID is set with the first map.
 	clusterID atomic.Pointer[string]
+	// level is the cluster's format level, as a node told it last; 0: not known.
+	level atomic.Uint32
 }
 
 // New reaches a cluster through any of its nodes' addresses ("host:port") and fetches its map; after that the
@@ -48,11 +50,10 @@ func New(ctx context.Context, endpoints []string, opts ...Option) (*Client, erro
 		cfg:       cfg,
 		endpoints: endpoints,
 		pool:      newPool(&cfg),
-		session:   newSession(),
 		budget:    newBudget(cfg.retryRate, cfg.retryBurst, time.Now()),
 	}
 	c.pool.header = func() *ostrakapb.Header {
-		return &ostrakapb.Header{ClientId: cfg.clientID[:], LowestUnanswered: c.session.lowestUnanswered()}
+		return &ostrakapb.Header{ClientId: cfg.clientID[:]}
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	if err := c.start(ctx); err != nil {
@@ -78,6 +79,9 @@ func (c *Client) start(ctx context.Context) error {
 	}
 	return err
 }
+
+// haveSessions reports whether the cluster's shards know sessions.
+func (c *Client) haveSessions() bool { return c.level.Load() >= sessionsLevel }
 
 // Close ends the calls that are under way, closes all connections and waits for the client's goroutines.
 // Writes that were sent and not answered report ErrOutcomeUnknown. Close may be called again.

@@ -24,11 +24,23 @@
 //   - not done: [ErrUnavailable], or an error that says what was wrong with it ([ErrLimit], [ErrInvalid],
 //     [ErrNotInteger], …). Nothing was changed. The client has tried again itself until the deadline; the
 //     caller may too.
-//   - [ErrOutcomeUnknown]: the request had been sent when its connection broke, its deadline passed or its
-//     leader lost office. It may have been done, or may yet be. The client does not send it again. What
-//     to do depends on the write: a plain Set or Delete can be repeated if nobody else writes the key;
-//     otherwise read the key, or make the write conditional ([IfVersion], [Client.CompareAndSet]), so that a
-//     repetition cannot do it twice.
+//   - [ErrOutcomeUnknown]: a request was sent, and what became of it could not be learnt: the deadline came first, or
+//     the cluster does not know any more. It may have been done, or may yet be. What to do depends on the write: a
+//     plain Set or Delete can be repeated if nobody else writes the key; otherwise read the key, or make the write
+//     conditional ([IfVersion], [Client.CompareAndSet]), so that a repetition cannot do it twice.
+//
+// # Exactly once
+//
+// A write whose answer did not come, because its connection broke, its node fell silent or its leader lost office, is
+// sent again by the client until the deadline, and yet done once: the shard knows it by its number, and answers what
+// the first sending came to. That holds for every write, an Increment and an Append too, and for a condition that was
+// not met, whatever the key holds by then.
+//
+// A shard keeps a client for an hour after its last write, or shorter where more than 65,536 clients wrote to it
+// meanwhile, and for each the results that it waits for: up to 16,384, and 16 MiB for all clients together. Of a Set or
+// Delete that returns a previous value of more than 64 KiB it keeps only that it was done. A write that is sent again
+// later than that is reported as [ErrOutcomeUnknown]; it is never done twice. What a caller repeats itself is another
+// write to the cluster, and so is what it does after its process was started again.
 //
 // A condition that was not met is an error of its own, [ErrConditionNotMet], so that it cannot be overlooked; as
 // a [*ConditionError] it tells the version that the key has.
@@ -42,12 +54,12 @@
 // # Time
 //
 // A call ends at its context's deadline, or after [WithTimeout] if it has none. Within it, a read that a node
-// leaves unanswered for [WithAttemptTimeout] goes to another replica, and retries pause with jitter and draw
-// from one budget ([WithRetryBudget]).
+// leaves unanswered for [WithAttemptTimeout] goes to another replica, a write only if the node says nothing at all;
+// retries pause with jitter and draw from one budget ([WithRetryBudget]).
 //
 // # Inside
 //
-// The package owns routing, retries and the client's end of sessions. It refuses to know what nodes do with
+// The package owns routing, retries and the client's end of sessions (session.go). It refuses to know what nodes do with
 // requests: everything it learns comes from answers, and of errors it reads the typed detail (errors.go),
 // never the text. Read routes.go for the map and the leaders, then call.go for the way of one operation;
 // multi.go and scan.go build on both; node.go has the connections, and how the client knows that a request has
@@ -55,6 +67,6 @@
 //
 // Goroutines: calls run on their callers'. Fetching a newer map has one of its own (routes.go), joined by
 // Close; multi-operations and scans start some that end before they return. A Client's mutable state is the
-// pointer to the immutable routes with an atomic leader for each shard, the pool of connections, the session's
+// pointer to the immutable routes with an atomic leader for each shard, the pool of connections, the sessions'
 // numbers and the retry budget, the last three behind mutexes of their own, none held during a call.
 package client

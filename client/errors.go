@@ -23,8 +23,8 @@ var (
 	ErrConditionNotMet = errors.New("condition not met")
 	// ErrUnavailable: not done, within the deadline no node that could have done it took it. Safe to retry.
 	ErrUnavailable = errors.New("unavailable")
-	// ErrOutcomeUnknown: the write reached a node and no answer came back. It may have been done, or may yet
-	// be done. The client never sends such a write again by itself.
+	// ErrOutcomeUnknown: the write reached a node, and what became of it could not be learnt within the deadline. It may have
+	// been done, or may yet be done.
 	ErrOutcomeUnknown = errors.New("outcome unknown")
 	// ErrNotBootstrapped: the node does not belong to a cluster yet. Matches ErrUnavailable too.
 	ErrNotBootstrapped error = &unavailableError{"not bootstrapped"}
@@ -127,6 +127,8 @@ const (
 	goElsewhere
 	// waitThere: the node asks for patience; send to it again later.
 	waitThere
+	// newName: the shard does not know the write's session, or what became of its number, any more: see writeName.judge.
+	newName
 )
 
 // failure is a failed attempt, understood.
@@ -170,6 +172,8 @@ var reasons = map[ostrakapb.Reason]struct {
 	ostrakapb.Reason_REASON_WRONG_CLUSTER:    {err: ErrWrongCluster, remedy: giveUp},
 	ostrakapb.Reason_REASON_DEADLINE:         {err: ErrUnavailable, remedy: waitThere},
 	ostrakapb.Reason_REASON_UNSUPPORTED:      {err: ErrUnsupported, remedy: giveUp},
+	ostrakapb.Reason_REASON_SESSION_UNKNOWN:  {err: ErrUnavailable, remedy: newName},
+	ostrakapb.Reason_REASON_RESULT_FORGOTTEN: {err: ErrUnavailable, remedy: newName},
 }
 
 func limitError(d *ostrakapb.ErrorDetail) error {
@@ -191,12 +195,12 @@ func understand(err error, write, sent bool) failure {
 	return understandTransport(err, write, sent)
 }
 
-// understandDetail explains an error that the server described. The outcome outranks the reason: a write
-// whose outcome the server does not know is never sent again, whatever the reason.
+// understandDetail explains an error that the server described. The outcome outranks the reason, unless the reason says that
+// it is this sending that was not done, and that the client must know about others.
 func understandDetail(d *ostrakapb.ErrorDetail, write bool) failure {
 	row, known := reasons[d.GetReason()]
 	switch {
-	case write && outcomeUnknown(d, known):
+	case write && row.remedy != newName && outcomeUnknown(d, known):
 		return failure{err: fmt.Errorf("%w: %s", ErrOutcomeUnknown, explanation(d)), remedy: giveUp, detail: d}
 	case !known, !write && row.err == ErrOutcomeUnknown:
 		// A reason of a newer server, or a read that met a lost leadership: nothing was changed, so another
@@ -243,13 +247,16 @@ func understandTransport(err error, write, sent bool) failure {
 }
 
 // overtime is the error of an operation that its deadline, or its caller, ended while nothing of it was
-// under way. last is the latest attempt's error; nil: there was none.
-func overtime(ctx context.Context, attempts int, last error) error {
+// under way. last is the latest attempt's error; nil: there was none. maybeDone: an attempt may have been carried out.
+func overtime(ctx context.Context, attempts int, last error, maybeDone bool) error {
 	cause := context.Cause(ctx)
 	if cause == nil {
 		cause = context.DeadlineExceeded // the next pause would have outlasted it
 	}
-	if last == nil {
+	switch {
+	case maybeDone: // and it must not look like one that was not done
+		return fmt.Errorf("%w: %w after %d attempts, the last: %v", ErrOutcomeUnknown, cause, attempts, last)
+	case last == nil:
 		return fmt.Errorf("%w: %w", ErrUnavailable, cause)
 	}
 	return fmt.Errorf("%w: %w after %d attempts, the last: %w", ErrUnavailable, cause, attempts, last)

@@ -30,6 +30,8 @@ func TestEveryReasonHasItsError(t *testing.T) {
 		ostrakapb.Reason_REASON_WRONG_CLUSTER:    ErrWrongCluster,
 		ostrakapb.Reason_REASON_DEADLINE:         ErrUnavailable,
 		ostrakapb.Reason_REASON_UNSUPPORTED:      ErrUnsupported,
+		ostrakapb.Reason_REASON_SESSION_UNKNOWN:  ErrUnavailable, // whether it is, is the write's name to judge
+		ostrakapb.Reason_REASON_RESULT_FORGOTTEN: ErrUnavailable,
 	}
 	for number, name := range ostrakapb.Reason_name {
 		reason := ostrakapb.Reason(number)
@@ -44,6 +46,9 @@ func TestEveryReasonHasItsError(t *testing.T) {
 		f := understand(err, true, true)
 		if errors.Is(f.err, ErrOutcomeUnknown) != (reason == ostrakapb.Reason_REASON_OUTCOME_UNKNOWN && f.remedy == giveUp) {
 			t.Errorf("%s of a write that the server says is not done: %v", name, f.err)
+		}
+		if reasons[reason].remedy == newName {
+			continue // it speaks of this sending only
 		}
 		detail := notDone(reason)
 		detail.Outcome = ostrakapb.Outcome_OUTCOME_UNKNOWN

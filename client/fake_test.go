@@ -35,6 +35,8 @@ type fakeCluster struct {
 	// down are the addresses that refuse connections, silent those that accept none and say nothing.
 	down, silent map[string]bool
 	limits       struct{ key, value int64 }
+	// known is what all shards know of writes with sessions; nil: the cluster's format level has none.
+	known *fakeSessions
 	// unary: the nodes are of a build without the stream. Constant once a client is made.
 	unary bool
 }
@@ -292,7 +294,42 @@ func (n *fakeNode) set(req *ostrakapb.SetRequest) (*ostrakapb.SetResponse, *ostr
 	if d := n.check(req.GetKey()); d != nil {
 		return nil, d
 	}
-	f := n.cluster
+	return once(n.cluster, req.GetHeader(), req.GetKey(), func() *ostrakapb.SetResponse { return n.cluster.set(req) })
+}
+
+// fakeSessions keeps the results of writes for ever, but for those of sessions born up to a horizon, and forgotten numbers.
+type fakeSessions struct {
+	now, horizon int64
+	// untold: maps come without the shards' times.
+	untold    bool
+	results   map[string]any
+	forgotten map[uint64]bool
+}
+
+// once does a write, or knows that it is done.
+func once[R any](f *fakeCluster, h *ostrakapb.Header, key []byte, do func() R) (result R, d *ostrakapb.ErrorDetail) {
+	k := f.known
+	if k == nil || h.GetSessionBorn() == 0 && !h.GetOpenSession() {
+		return do(), nil
+	}
+	name := fmt.Sprint(f.m.ShardOf(shard.SlotOf(key)), h.GetClientId(), h.GetSessionBorn(), h.GetRequest())
+	known, isKnown := k.results[name]
+	switch {
+	case h.GetSessionBorn() <= k.horizon:
+		d = notDone(ostrakapb.Reason_REASON_SESSION_UNKNOWN)
+		d.ShardTimeMs = k.now
+		return result, d
+	case k.forgotten[h.GetRequest()]:
+		return result, notDone(ostrakapb.Reason_REASON_RESULT_FORGOTTEN)
+	case !isKnown:
+		known = do()
+		k.results[name] = known
+	}
+	return known.(R), nil
+}
+
+// set is for holders of the cluster's mutex.
+func (f *fakeCluster) set(req *ostrakapb.SetRequest) *ostrakapb.SetResponse {
 	before := f.keys[string(req.GetKey())]
 	resp := &ostrakapb.SetResponse{Version: before.GetVersion()}
 	if req.GetReturnPrevious() && before != nil {
@@ -301,16 +338,16 @@ func (n *fakeNode) set(req *ostrakapb.SetRequest) (*ostrakapb.SetResponse, *ostr
 	switch c := req.GetCondition().GetCondition().(type) {
 	case *ostrakapb.Condition_IfAbsent:
 		if before != nil {
-			return resp, nil
+			return resp
 		}
 	case *ostrakapb.Condition_IfVersion:
 		if before.GetVersion() != c.IfVersion {
-			return resp, nil
+			return resp
 		}
 	}
 	f.put(string(req.GetKey()), req.GetValue(), req.GetTtlMs())
 	resp.Done, resp.Version = true, f.version
-	return resp, nil
+	return resp
 }
 
 // put is for holders of the cluster's mutex.
@@ -333,14 +370,18 @@ func (n *fakeNode) del(req *ostrakapb.DeleteRequest) (*ostrakapb.DeleteResponse,
 	if d := n.check(req.GetKey()); d != nil {
 		return nil, d
 	}
-	f := n.cluster
+	return once(n.cluster, req.GetHeader(), req.GetKey(), func() *ostrakapb.DeleteResponse { return n.cluster.del(req) })
+}
+
+// del is for holders of the cluster's mutex.
+func (f *fakeCluster) del(req *ostrakapb.DeleteRequest) *ostrakapb.DeleteResponse {
 	before := f.keys[string(req.GetKey())]
 	if c, ok := req.GetCondition().GetCondition().(*ostrakapb.Condition_IfVersion); ok && c.IfVersion != before.GetVersion() {
-		return &ostrakapb.DeleteResponse{Version: before.GetVersion()}, nil
+		return &ostrakapb.DeleteResponse{Version: before.GetVersion()}
 	}
 	delete(f.keys, string(req.GetKey()))
 	f.version++
-	return &ostrakapb.DeleteResponse{Deleted: before != nil, ConditionMet: true}, nil
+	return &ostrakapb.DeleteResponse{Deleted: before != nil, ConditionMet: true}
 }
 
 func (n *fakeNode) Batch(_ context.Context, req *ostrakapb.BatchRequest) (*ostrakapb.BatchResponse, error) {
@@ -348,6 +389,7 @@ func (n *fakeNode) Batch(_ context.Context, req *ostrakapb.BatchRequest) (*ostra
 	defer n.cluster.mu.Unlock()
 	resp := &ostrakapb.BatchResponse{}
 	for _, op := range req.GetOps() {
+		complete(op, req.GetHeader())
 		result := &ostrakapb.OpResult{}
 		var d *ostrakapb.ErrorDetail
 		switch o := op.GetOp().(type) {
@@ -432,7 +474,14 @@ func (n *fakeNode) Map(_ context.Context, req *ostrakapb.MapRequest) (*ostrakapb
 		resp.Map = mapToProto(f.m)
 	}
 	for id, leader := range f.leaders {
-		resp.Leaders = append(resp.Leaders, &ostrakapb.LeaderHint{Shard: uint32(id), Node: string(leader)})
+		hint := &ostrakapb.LeaderHint{Shard: uint32(id), Node: string(leader)}
+		if f.known != nil && !f.known.untold {
+			hint.ShardTimeMs = f.known.now
+		}
+		resp.Leaders = append(resp.Leaders, hint)
+	}
+	if f.known != nil {
+		resp.FormatLevel = sessionsLevel
 	}
 	return resp, nil
 }

@@ -98,7 +98,7 @@ func complete(op *ostrakapb.Op, client *ostrakapb.Header) {
 	op.ProtoReflect().Range(func(_ protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		if one, ok := v.Message().Interface().(interface{ GetHeader() *ostrakapb.Header }); ok {
 			if h := one.GetHeader(); h != nil {
-				h.Epoch, h.ClientId, h.LowestUnanswered = client.GetEpoch(), client.GetClientId(), client.GetLowestUnanswered()
+				h.Epoch, h.ClientId = client.GetEpoch(), client.GetClientId()
 			}
 		}
 		return true

@@ -111,6 +111,7 @@ type part struct {
 	bytes  int
 	op     *ostrakapb.Op
 	header *ostrakapb.Header // nil: a read
+	name   writeName         // of a write
 	// result, failure or err: what the latest attempt came to, err for good.
 	result  *ostrakapb.OpResult
 	failure *failure
@@ -142,7 +143,7 @@ func (m *multi) add(key, value []byte, err error, op *ostrakapb.Op) *ostrakapb.H
 	}
 	p.slot = shard.SlotOf(key)
 	if m.write {
-		p.header = &ostrakapb.Header{Request: m.c.session.begin()}
+		p.header = new(ostrakapb.Header)
 	}
 	return p.header
 }
@@ -153,8 +154,8 @@ func (m *multi) run(ctx context.Context) {
 	pending := slices.Clone(m.parts)
 	for {
 		pending = slices.DeleteFunc(pending, func(p *part) bool {
-			if !p.pending() && p.header != nil {
-				m.c.session.end(p.header.Request)
+			if !p.pending() {
+				p.name.drop()
 			}
 			return !p.pending()
 		})
@@ -174,7 +175,7 @@ func (m *multi) run(ctx context.Context) {
 	}
 }
 
-// giveUp fails what is still pending: none of it is done.
+// giveUp fails what is still pending. None of it is done, but what may have been done by a sending before.
 func (m *multi) giveUp(ctx context.Context, pending []*part) {
 	for _, p := range pending {
 		if p.pending() {
@@ -182,7 +183,7 @@ func (m *multi) giveUp(ctx context.Context, pending []*part) {
 			if way == nil {
 				way = new(course)
 			}
-			p.err = fmt.Errorf("%s: %w", m.name, m.c.ended(ctx, way))
+			p.err = fmt.Errorf("%s: %w", m.name, m.c.ended(ctx, way, &p.name))
 		}
 	}
 }
@@ -193,8 +194,8 @@ type message struct {
 	parts  []*part
 	shards []*shardRoute // shards[i] is the route of parts[i]
 	bytes  int
-	// large: its parts are too large for the stream.
-	large bool
+	// large: its parts are too large for the stream. held: as in attempt, of any part.
+	large, held bool
 	// calls are its parts on the way over pipe, unless pushErr kept them from it; nil: it goes by itself.
 	calls   []*pipelineCall
 	pipe    *pipe
@@ -219,6 +220,14 @@ func (m *multi) pack(rt *routes, pending []*part) []*message {
 			n = m.course(sr.id).next(sr, m.stale)
 			nodes[sr.id] = n
 		}
+		if p.header != nil {
+			if err := p.name.take(sr.session, m.c.haveSessions()); err != nil {
+				p.err = fmt.Errorf("%s: %w", m.name, err)
+				continue
+			}
+			p.header.Attempt++
+			p.name.fill(p.header)
+		}
 		to := kind{n, p.bytes > pipelineValueBytesMax}
 		msg := open[to]
 		if msg == nil || len(msg.parts) >= m.opsMax || msg.bytes+p.bytes > messageBodyMax {
@@ -226,9 +235,7 @@ func (m *multi) pack(rt *routes, pending []*part) []*message {
 			open[to] = msg
 			messages = append(messages, msg)
 		}
-		if p.header != nil {
-			p.header.Attempt++
-		}
+		msg.held = msg.held || p.header != nil && !p.name.repeatable()
 		msg.parts = append(msg.parts, p)
 		msg.shards = append(msg.shards, sr)
 		msg.bytes += p.bytes
@@ -274,7 +281,7 @@ func (m *multi) push(ctx context.Context, rt *routes, msg *message) bool {
 	a.deadline, _ = ctx.Deadline() // run gave it one
 	msg.calls = make([]*pipelineCall, len(msg.parts))
 	for i, p := range msg.parts {
-		a.route = msg.shards[i]
+		a.route, a.name = msg.shards[i], p.name
 		msg.calls[i] = m.c.newCall(&a, p.op)
 	}
 	msg.pipe, msg.pushErr = msg.node.pipeline.push(msg.calls...)
@@ -319,14 +326,14 @@ func (m *multi) sendAlone(ctx context.Context, rt *routes, messages []*message) 
 // send makes one request and hands its results to the parts.
 func (m *multi) send(ctx context.Context, rt *routes, msg *message) {
 	req := &ostrakapb.BatchRequest{Header: &ostrakapb.Header{
-		Epoch:            uint64(rt.m.Epoch()),
-		ClientId:         m.c.cfg.clientID[:],
-		LowestUnanswered: m.c.session.lowestUnanswered(),
+		Epoch:    uint64(rt.m.Epoch()),
+		ClientId: m.c.cfg.clientID[:],
 	}}
 	for _, p := range msg.parts {
 		req.Ops = append(req.Ops, p.op)
 	}
-	msg.failure = m.c.send(ctx, msg.shards, msg.node, m.write, func(ctx context.Context) error {
+	what := sending{write: m.write, held: msg.held, bytes: msg.bytes}
+	msg.failure = m.c.send(ctx, msg.shards, msg.node, what, func(ctx context.Context) error {
 		resp, err := msg.node.kv.Batch(ctx, req)
 		if err != nil {
 			return err
@@ -351,15 +358,15 @@ func (m *multi) settle(ctx context.Context, rt *routes, messages []*message) (pa
 			continue
 		}
 		for i, p := range msg.parts {
-			sr, f := msg.shards[i], msg.failure
-			if f == nil {
-				f = m.failureOf(p)
-			}
+			sr, f := msg.shards[i], m.failureOf(msg, p)
 			if f == nil {
 				if !m.stale {
 					sr.learn(msg.node)
 				}
 				continue
+			}
+			if m.write {
+				p.name.judge(f)
 			}
 			if f.remedy == giveUp {
 				p.err = fmt.Errorf("%s: %w", m.name, f.err)
@@ -376,8 +383,12 @@ func (m *multi) settle(ctx context.Context, rt *routes, messages []*message) (pa
 	return pause, again
 }
 
-// failureOf is why a part of a message that was answered failed; nil: it has its result.
-func (m *multi) failureOf(p *part) *failure {
+// failureOf is why a part of a message failed, the part's own; nil: it has its result.
+func (m *multi) failureOf(msg *message, p *part) *failure {
+	if msg.failure != nil {
+		f := *msg.failure
+		return &f
+	}
 	f := p.failure
 	if detail := p.result.GetError(); detail != nil {
 		understood := understandDetail(detail, m.write)

@@ -13,7 +13,7 @@ import (
 const (
 	// DefaultTimeout bounds a call whose context has no deadline.
 	DefaultTimeout = 5 * time.Second
-	// DefaultAttemptTimeout bounds one sending of a read, and the wait for a connection of a write.
+	// DefaultAttemptTimeout bounds one sending.
 	DefaultAttemptTimeout = time.Second
 	// DefaultRetriesPerSecond and DefaultRetryBurst are the retry budget of a client.
 	DefaultRetriesPerSecond = 1000
@@ -30,16 +30,17 @@ type config struct {
 	logger         *slog.Logger
 	retryRate      float64
 	retryBurst     int
-	clientID       [16]byte
+	// clientID is drawn at random: two clients with one identity would be taken for each other.
+	clientID [16]byte
 }
 
 // WithTimeout bounds every call whose context has no deadline of its own; a scan is bounded page by page.
 // Default: DefaultTimeout.
 func WithTimeout(d time.Duration) Option { return func(c *config) { c.timeout = d } }
 
-// WithAttemptTimeout bounds one sending of a read: a node that has not answered by then is passed over, and
-// the read goes to another replica. A write is only passed on while it waits for a connection; once sent, it
-// waits for its answer until the call's deadline. Default: DefaultAttemptTimeout.
+// WithAttemptTimeout bounds one sending: a node that has not answered a read by then is passed over, and the read goes to
+// another replica. So does a write if it was not sent, or if the node has said nothing at all for as long; else it waits for its
+// answer. Default: DefaultAttemptTimeout.
 func WithAttemptTimeout(d time.Duration) Option { return func(c *config) { c.attemptTimeout = d } }
 
 // WithDialer replaces the way in which connections are made, for proxies and tests.
@@ -56,10 +57,6 @@ func WithLogger(l *slog.Logger) Option { return func(c *config) { c.logger = l }
 func WithRetryBudget(perSecond float64, burst int) Option {
 	return func(c *config) { c.retryRate, c.retryBurst = perSecond, burst }
 }
-
-// WithClientID sets the identity by which the cluster recognises retried writes, for tests. Two clients with
-// one identity would be taken for each other; by default it is drawn at random.
-func WithClientID(id [16]byte) Option { return func(c *config) { c.clientID = id } }
 
 func newConfig(opts []Option) (config, error) {
 	cfg := config{

@@ -369,13 +369,17 @@ func (s *pipe) look(now time.Time) bool {
 	var woken []*pipelineCall
 	var suspicious []*shardRoute
 	s.mu.Lock()
+	silent := !s.silentSince.IsZero() && now.Sub(s.silentSince) >= s.owner.silence
+	if silent {
+		s.silentSince, s.silenced = now, true
+	}
 	for _, c := range s.queue {
-		if err := c.late(now); err != nil && c.settleLocked(nil, err) {
+		if err := c.late(now, s.silenced); err != nil && c.settleLocked(nil, err) {
 			woken = append(woken, c)
 		}
 	}
 	for number, c := range s.waiting {
-		if err := c.late(now); err != nil {
+		if err := c.late(now, s.silenced); err != nil {
 			delete(s.waiting, number)
 			c.settleLocked(nil, err)
 			woken = append(woken, c)
@@ -385,10 +389,6 @@ func (s *pipe) look(now time.Time) bool {
 			c.suspected = true
 			suspicious = append(suspicious, c.route)
 		}
-	}
-	silent := !s.silentSince.IsZero() && now.Sub(s.silentSince) >= s.owner.silence
-	if silent {
-		s.silentSince, s.silenced = now, true
 	}
 	s.watching = len(s.queue)+len(s.waiting) > 0
 	busy := s.watching
@@ -405,13 +405,16 @@ func (s *pipe) look(now time.Time) bool {
 	return busy
 }
 
-// late is the error of a call that must not wait longer. pipe.mu is held.
-func (c *pipelineCall) late(now time.Time) error {
+// late is the error of a call that must not wait longer. silent: its node says nothing at all. A node that is slow but
+// speaks keeps the writes that it has: to send them again would only give it more to do. pipe.mu is held.
+func (c *pipelineCall) late(now time.Time, silent bool) error {
 	switch {
 	case now.After(c.deadline):
 		return errDeadline
-	case now.After(c.patience) && !(c.write && c.sent()):
-		return errPatience
+	case !now.After(c.patience):
+		return nil
+	case c.write && c.sent() && (c.held || !silent):
+		return nil
 	}
-	return nil
+	return errPatience
 }

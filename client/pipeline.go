@@ -66,11 +66,12 @@ type pipeline struct {
 type pipelineCall struct {
 	op       []byte // as ostrakapb.AppendOp makes it
 	write    bool
+	held     bool // see attempt
 	epoch    uint64
 	route    *shardRoute
 	deadline time.Time
-	// patience is when a read, or a write that is not sent, is given up in favour of another node; a write that was sent
-	// then makes its node suspect.
+	// patience is when a read, or a write that is not sent, is given up in favour of another node. A write that was sent
+	// then makes its node suspect, and is given up too if it is not held and the node says nothing at all.
 	patience time.Time
 
 	// done holds a token once the call has its outcome.

@@ -31,6 +31,8 @@ type shardRoute struct {
 	// leader is the node that last answered as leader or was last named as leader; nil: not known.
 	// It is not always one of replicas: an answer can be newer than the map.
 	leader atomic.Pointer[node]
+	// session is the client's with the shard: the same in every newer map.
+	session *shardSession
 }
 
 // of returns the route of a slot's shard. A valid map has one for every slot.
@@ -206,6 +208,9 @@ func (c *Client) fetch(ctx context.Context, n *node, have *routes) error {
 	if want := c.clusterID.Load(); want != nil && resp.GetClusterId() != *want {
 		return fmt.Errorf("%w: it is of cluster %s, not %s", ErrWrongCluster, resp.GetClusterId(), *want)
 	}
+	if resp.GetFormatLevel() > 0 {
+		c.level.Store(resp.GetFormatLevel())
+	}
 	if resp.GetMap() == nil {
 		return nil
 	}
@@ -223,12 +228,19 @@ func (c *Client) adopt(m *shard.Map, resp *ostrakapb.MapResponse, have *routes) 
 		return nil
 	}
 	hints := make(map[shard.ID]shard.NodeID, len(resp.GetLeaders()))
+	born := make(map[shard.ID]int64)
 	for _, h := range resp.GetLeaders() {
 		hints[shard.ID(h.GetShard())] = shard.NodeID(h.GetNode())
+		if c.haveSessions() {
+			born[shard.ID(h.GetShard())] = h.GetShardTimeMs()
+		}
 	}
 	next, err := newRoutes(c.pool, m, have, hints)
 	if err != nil {
 		return err
+	}
+	for id, sr := range next.shards {
+		sr.session = c.sessions.of(id, born[id])
 	}
 	next.keyBytesMax, next.valueBytesMax = resp.GetKeyBytesMax(), resp.GetValueBytesMax()
 	id := resp.GetClusterId()

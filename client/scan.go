@@ -195,7 +195,7 @@ func (s *scan) firstPages(ctx context.Context) (heads, error) {
 	wg.Wait()
 	if err := context.Cause(ctx); err != nil {
 		if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
-			return nil, overtime(ctx, 0, nil)
+			return nil, overtime(ctx, 0, nil, false)
 		}
 		return nil, err
 	}
@@ -253,8 +253,8 @@ func (p *page) route(r *routes) (*shardRoute, error) {
 }
 
 func (p *page) try(ctx context.Context, c *Client, a *attempt) *failure {
-	c.fill(p.request.Header, a)
-	return c.alone(ctx, a, func(ctx context.Context) (err error) {
+	c.fill(p.request.Header, a, true)
+	return c.alone(ctx, a, 0, func(ctx context.Context) (err error) {
 		p.response, err = a.node.kv.Scan(ctx, p.request)
 		return err
 	})
