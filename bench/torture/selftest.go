@@ -26,6 +26,7 @@ var badBuilds = []badBuild{
 	{name: "quorum", faults: []string{"kill-majority", "isolate-leader", "pause-majority"}},
 	{name: "apply-order", faults: []string{"kill-one"}},
 	{name: "snapshot-key", faults: []string{"kill-one", "kill-all"}, server: []string{"--snapshot-log-bytes", "100000"}},
+	{name: "retry-table", faults: []string{"kill-leader", "pause-leader", "kill-all"}},
 }
 
 var errNotCaught = errors.New("not caught")
