@@ -13,7 +13,7 @@ import (
 // Against a plain set of the numbers still waited for.
 func TestSession(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := newSession(1)
+		s := newSession(1, 1)
 		var waiting []uint64
 		next := uint64(1)
 		for range rapid.IntRange(0, 200).Draw(t, "steps") {

@@ -34,7 +34,7 @@ func (s *sessions) of(id shard.ID, born int64) *shardSession {
 	known := s.byShard[id]
 	if known == nil {
 		known = new(shardSession)
-		known.current.Store(newSession(born))
+		known.current.Store(newSession(born, 1))
 		if s.byShard == nil {
 			s.byShard = make(map[shard.ID]*shardSession)
 		}
@@ -46,11 +46,12 @@ func (s *sessions) of(id shard.ID, born int64) *shardSession {
 // shardSession is the session with a shard in which writes are numbered at the moment.
 type shardSession struct{ current atomic.Pointer[session] }
 
-// renew puts a session that is born then in the place of one that the shard doesn't know. A time that is no later than that
-// one's own changes nothing: asked again, the shard will have come further.
+// renew puts a session that is born then in the place of one that the shard doesn't know. The same time again changes nothing:
+// asked once more, the shard will have come further. Numbers go on, so that none is given twice even by a shard that has lost
+// its end and tells a time from before.
 func (h *shardSession) renew(old *session, born int64) {
-	if born > old.born {
-		h.current.CompareAndSwap(old, newSession(born))
+	if born > 0 && born != old.born {
+		h.current.CompareAndSwap(old, newSession(born, old.next()))
 	}
 }
 
@@ -70,14 +71,22 @@ type session struct {
 	answered []bool
 }
 
-func newSession(born int64) *session { return &session{born: born, lowest: 1} }
+// newSession's numbers begin at first.
+func newSession(born int64, first uint64) *session { return &session{born: born, lowest: first} }
 
-// begin gives out the next number, from 1.
+// begin gives out the next number.
 func (s *session) begin() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answered = append(s.answered, false)
 	return s.lowest + uint64(len(s.answered)) - 1
+}
+
+// next is the number that begin would give out.
+func (s *session) next() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lowest + uint64(len(s.answered))
 }
 
 // end says that nobody waits for the number any more: it was answered, or its caller has been told that the

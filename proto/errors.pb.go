@@ -55,8 +55,8 @@ const (
 	Reason_REASON_DEADLINE Reason = 14
 	// The request needs a feature or format level that this node or cluster does not have.
 	Reason_REASON_UNSUPPORTED Reason = 15
-	// The shard does not know the write's session, or not any more: this sending was not done, and no other of the session will be.
-	// A new session may be born at shard_time_ms, unless an earlier sending may have been done.
+	// The shard does not know the write's session, or not any more: this sending was not done. A new session may be born at
+	// shard_time_ms, under which the write can be sent unless an earlier sending may have been done.
 	Reason_REASON_SESSION_UNKNOWN Reason = 16
 	// This sending was not done; the shard does not know any more whether an earlier one was.
 	Reason_REASON_RESULT_FORGOTTEN Reason = 17

@@ -33,8 +33,6 @@ var (
 	ErrSessionUnknown = errors.New("the session is not known, or not any more")
 	// ErrResultForgotten: this sending was not done; an earlier one may have been: it is too long ago for the shard to know.
 	ErrResultForgotten = errors.New("whether the write was done before is not known any more")
-	// ErrSessionUnborn: a session that is born in the shard's future. No replica has told its client so. Not done.
-	ErrSessionUnborn = errors.New("the session is born in the shard's future")
 	// ErrUnknownEntry: the log holds an entry that this build can't read. The replica stops rather than guess.
 	ErrUnknownEntry = errors.New("log entry of an unknown format")
 	// ErrBadSnapshot: a snapshot's bytes don't decode.

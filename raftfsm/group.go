@@ -85,7 +85,7 @@ func (g *Group) own(ctx context.Context, l *life) error {
 }
 
 // Write replicates one mutation and returns its result. A lost condition is a result, not an error. Errors:
-// ErrNotLeader, ErrNotReady, ErrOverloaded, ErrNoSpace, ErrDeadline, ErrStopped, ErrSessionUnborn: not done. ErrOutcomeUnknown:
+// ErrNotLeader, ErrNotReady, ErrOverloaded, ErrNoSpace, ErrDeadline, ErrStopped: not done. ErrOutcomeUnknown:
 // it may have been, or yet be, done; sent again in the same session it is done once. ErrSessionUnknown, ErrResultForgotten: this
 // sending was not done, an earlier one may have been.
 func (g *Group) Write(ctx context.Context, op *store.Op, session Session) (store.Result, error) {

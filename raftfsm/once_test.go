@@ -50,7 +50,7 @@ func (o *onceCaller) increment(ctx context.Context, at int) bool {
 			return true
 		case errors.Is(err, ErrOutcomeUnknown) || !answered:
 			maybeDone = true
-		case errors.Is(err, ErrSessionUnknown) || errors.Is(err, ErrResultForgotten) || errors.Is(err, ErrSessionUnborn):
+		case errors.Is(err, ErrSessionUnknown) || errors.Is(err, ErrResultForgotten):
 			o.c.t.Errorf("%+v: %v", o.session, err)
 			return false
 		}

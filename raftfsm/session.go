@@ -14,7 +14,9 @@ import (
 // That is safe although the table forgets sessions, because of the horizon, which is not below when any forgotten one was
 // last used. A session was used at its birth at the earliest; so one born after the horizon was never forgotten, and if the
 // table doesn't know it, none of its writes was ever done. One born at or before the horizon may have been forgotten: its
-// writes are refused, and the client must not take the refusal for "not done" unless it knows that by itself.
+// writes are refused, and the client must not take the refusal for "not done" unless it knows that by itself. So are those of
+// a session born in the shard's future: what a replica has applied is committed, and time never goes back, so that nobody can
+// have told of it, but a shard that has lost its end since (ostraka recover) or a liar, who would push the horizon on.
 //
 //	born  …………… used ………… used            born ………… used
 //	 │   session A       │                  │  session B
@@ -73,12 +75,10 @@ type refusal uint8
 
 const (
 	refusedNot refusal = iota
-	// refusedUnknown: the session may have been forgotten.
+	// refusedUnknown: the session may have been forgotten, or is born in the shard's future: the shard is not what it was.
 	refusedUnknown
 	// refusedForgotten: whether the write was done before is not known any more, or nobody waits for it.
 	refusedForgotten
-	// refusedUnborn: the session claims to be born in the future, which no shard can have told its client.
-	refusedUnborn
 )
 
 // err is the refusal of a write, at shard time now.
@@ -88,8 +88,6 @@ func (r refusal) err(now store.Time, attempt uint32) error {
 		return &SessionUnknownError{Now: now, Resent: attempt > 1}
 	case refusedForgotten:
 		return ErrResultForgotten
-	case refusedUnborn:
-		return ErrSessionUnborn
 	}
 	return nil
 }
@@ -288,9 +286,7 @@ func (t *sessionTable) use(name sessionName, lowest uint64, now store.Time) (*se
 	case known:
 		t.unlink(p)
 		t.linkNewest(p)
-	case name.born > now:
-		return nil, refusedUnborn
-	case name.born <= t.horizon:
+	case name.born <= t.horizon, name.born > now:
 		return nil, refusedUnknown
 	default:
 		if len(t.places) == t.bounds.sessions {

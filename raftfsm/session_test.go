@@ -80,9 +80,7 @@ func (m *sessionModel) one(now store.Time, op sessionOp, lowest map[sessionName]
 	s := m.sessions[name]
 	switch {
 	case s != nil:
-	case name.born > now:
-		return 0, refusedUnborn
-	case name.born <= m.horizon:
+	case name.born <= m.horizon, name.born > now:
 		return 0, refusedUnknown
 	default:
 		if len(m.sessions) == m.bounds.sessions {

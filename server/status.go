@@ -62,7 +62,6 @@ var statusTable = []statusRow{
 	{is: raftfsm.ErrOverloaded, code: codes.ResourceExhausted, reason: ostrakapb.Reason_REASON_OVERLOADED, outcome: notDone, retryAfter: 20 * time.Millisecond},
 	{is: raftfsm.ErrDeadline, code: codes.DeadlineExceeded, reason: ostrakapb.Reason_REASON_DEADLINE, outcome: notDone},
 	{is: raftfsm.ErrSessionUnknown, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_SESSION_UNKNOWN, outcome: notDone},
-	{is: raftfsm.ErrSessionUnborn, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_INVALID, outcome: notDone, field: "header.session_born"},
 	{is: errSessionsLevel, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_NO_LEADER, outcome: notDone, retryAfter: electionPause},
 	{is: shard.ErrStaleEpoch, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_STALE_EPOCH, outcome: notDone},
 
