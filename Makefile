@@ -8,7 +8,7 @@ PROTOC_GEN_GO := v1.36.12
 PROTOC_GEN_GO_GRPC := v1.6.2
 STATICCHECK := v0.8.2
 
-.PHONY: help build run test race lint generate check-generated bench bench-compare bench-failover torture torture-smoke fuzz check check-compare clean
+.PHONY: help build run test test-once race lint generate check-generated bench bench-compare bench-failover torture torture-smoke fuzz check check-compare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -21,6 +21,9 @@ run: build ## a cluster of three processes on this machine; Ctrl-C ends it
 
 test: ## every test, real processes included
 	go test -timeout 10m ./...
+
+test-once: ## INCREMENTS (2000000) and more while leaders are killed and paused: each write is done once
+	OSTRAKA_TEST_INCREMENTS=$(or $(INCREMENTS),2000000) go test ./cmd/ostraka/e2e -run '^TestExactlyOnce$$' -v -count 1 -timeout 60m
 
 race: ## every test with the race detector, in the tested processes too
 	OSTRAKA_TEST_RACE=1 go test -race -timeout 15m $$(go list ./... | grep -v '/raftfsm$$')

@@ -335,21 +335,49 @@ func TestSnapshotRefuses(t *testing.T) {
 func FuzzReadSnapshot(f *testing.F) {
 	m := newShardMachine(1, &manualClock{wall: 5})
 	m.store.Load().Own(uint16(shard.SlotOf([]byte("k"))))
-	m.store.Load().SetTime(9)
-	m.store.Load().Apply(uint16(shard.SlotOf([]byte("k"))), &store.Op{Kind: store.OpSet, Key: []byte("k"), Value: []byte("v"), TTL: 3})
-	frozen, err := m.freeze(2)
-	if err != nil {
-		f.Fatal(err)
+	seed := func() {
+		frozen, err := m.freeze(2)
+		if err != nil {
+			f.Fatal(err)
+		}
+		defer frozen.release()
+		var out bytes.Buffer
+		if err := frozen.persist(&out); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(out.Bytes())
 	}
-	var out bytes.Buffer
-	if err := frozen.persist(&out); err != nil {
-		f.Fatal(err)
+	write := func(op store.Op, session Session) {
+		data := new(entryEncoder).encodeWrites(9, []*Write{{Op: op, Session: session}})
+		if _, err := m.apply(1, data); err != nil {
+			f.Fatal(err)
+		}
 	}
-	f.Add(out.Bytes())
+	write(store.Op{Kind: store.OpSet, Key: []byte("k"), Value: []byte("v"), TTL: 3}, Session{})
+	seed()
+	write(store.Op{Kind: store.OpSet, Key: []byte("k"), Value: []byte("w"), ReturnPrevious: true}, Session{ClientID: [16]byte{1}, Born: 8, Request: 3, Lowest: 2})
+	write(store.Op{Kind: store.OpIncrement, Key: []byte("k"), Delta: 1}, Session{ClientID: [16]byte{1}, Born: 8, Request: 4, Lowest: 2})
+	write(store.Op{Kind: store.OpTouch, Key: []byte("k")}, Session{ClientID: [16]byte{2}, Born: 9, Request: 1})
+	seed()
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m := newShardMachine(1, &manualClock{})
-		if _, err := m.restore(bytes.NewReader(data)); err != nil && !errors.Is(err, ErrBadSnapshot) {
+		err := error(nil)
+		if _, err = m.restore(bytes.NewReader(data)); err != nil && !errors.Is(err, ErrBadSnapshot) {
 			t.Fatalf("untyped error: %v", err)
 		}
+		if err != nil {
+			return
+		}
+		// What was taken can be lived with: writes go on, and another snapshot can be read.
+		checkTable(t, m.sessions)
+		for request := range uint64(3) {
+			data := new(entryEncoder).encodeWrites(m.store.Load().Time(), []*Write{{Op: store.Op{Kind: store.OpTouch, Key: []byte("k")},
+				Session: Session{ClientID: [16]byte{1}, Born: 8, Request: request + 3, Lowest: 3}}})
+			if _, err := m.apply(1, data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		checkTable(t, m.sessions)
+		newRestored(t, tableOf(t, m))
 	})
 }
