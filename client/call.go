@@ -340,7 +340,11 @@ func (c *Client) settle(ctx context.Context, way *course, rt *routes, sr *shardR
 		if leader := c.named(rt, f.detail); leader != nil && leader != n {
 			sr.learn(leader)
 			// Two nodes may each take the other for the leader for a while: only the first hops are free.
-			if way.redirects++; way.redirects <= 2 && !leader.suspected() {
+			way.redirects++
+			switch down := leader.hurry(); {
+			case down && way.redirects <= 4: // what is sent before it is connected fails
+				pause = min(pause, pauseFirst)
+			case way.redirects <= 2 && !leader.suspected():
 				pause = 0
 			}
 		}

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/stats"
@@ -53,6 +54,20 @@ type node struct {
 func (n *node) close() {
 	n.conn.Close()
 	n.pipeline.close()
+}
+
+// hurry is for a node that another one says leads: it runs, whatever it did when it was tried last. So one that has no connection
+// (true) is not suspected for that any more, and the pause between two tries to connect, up to redialMax, ends. One that is
+// connected and silent stays a suspect: its followers may be the last to learn of it.
+func (n *node) hurry() (down bool) {
+	switch n.conn.GetState() {
+	case connectivity.Ready, connectivity.Shutdown:
+		return false
+	case connectivity.TransientFailure:
+		n.conn.ResetConnectBackoff()
+	}
+	n.trust()
+	return true
 }
 
 func (n *node) suspect() { n.suspectNow(suspectFor) }

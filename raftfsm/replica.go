@@ -196,6 +196,11 @@ func (r *replica) run(stores *storage.Replica) (*life, error) {
 	l.proposer = newProposer(r.host.cfg.Proposer, l.apply, l.raft.CurrentTerm,
 		func() store.Time { return r.stamp(l.fsm.machine) }, l.noteRefusal)
 	l.goroutines.Go(l.followLeadership)
+	for _, v := range l.currentVoters() {
+		if v.node != r.host.cfg.Node {
+			r.host.cfg.Transport.Reach(v.node)
+		}
+	}
 	return l, nil
 }
 

@@ -16,9 +16,10 @@ import (
 
 const (
 	// goneTimeout bounds one look whether a node's process has ended.
-	goneTimeout = 200 * time.Millisecond
-	// goneTries and gonePause: the kernel closes a dead process's sockets one by one, and the one it listened on may still be there.
-	goneTries = 2
+	goneTimeout = time.Second
+	// goneTries and gonePause, which doubles: the kernel closes a dead process's sockets one by one, and the one it listened on may
+	// still be there, for as long as it takes on a busy machine to take the memory back.
+	goneTries = 6
 	gonePause = 20 * time.Millisecond
 )
 
@@ -34,41 +35,49 @@ func (t *Transport) broke(p *peer) {
 		return
 	}
 	t.start(func() {
-		refused := t.refuses(p.node)
+		err := t.refuses(p.node)
 		p.asked.Store(false)
-		if refused {
-			t.cfg.Logger.Info("a node's process has ended", "peer", p.node)
-			(*told)(t.ctx, p.node)
+		if err != nil {
+			t.cfg.Logger.Debug("a stream broke, but the node's process may still run", "peer", p.node, "error", err)
+			return
 		}
+		t.cfg.Logger.Info("a node's process has ended", "peer", p.node)
+		(*told)(t.ctx, p.node)
 	})
 }
 
-// refuses tells whether connecting to a node is refused.
-func (t *Transport) refuses(node shard.NodeID) bool {
+// errListens: somebody takes connections where a node had its port.
+var errListens = errors.New("it takes connections")
+
+// refuses returns nil if connecting to a node is refused, and else what came of it.
+func (t *Transport) refuses(node shard.NodeID) error {
 	address, err := t.resolve(node)
 	if err != nil {
-		return false
+		return err
 	}
 	ctx, cancel := context.WithTimeout(t.ctx, goneTimeout)
 	defer cancel()
-	for try := range goneTries {
+	for try := 0; ; try++ {
 		conn, err := t.cfg.Dial(ctx, address)
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED):
-			return true
+			return nil
+		case errors.Is(err, syscall.ECONNRESET): // the port was closed just now
 		case err != nil:
-			return false
+			return err
+		default:
+			conn.Close()
+			err = errListens
 		}
-		conn.Close()
-		if try < goneTries-1 {
-			select {
-			case <-ctx.Done():
-				return false
-			case <-time.After(gonePause):
-			}
+		if try == goneTries-1 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(gonePause << try):
 		}
 	}
-	return false
 }
 
 // A leader whose disk does not answer falls silent, so that its followers elect another. That alone takes them an election timeout, and

@@ -191,6 +191,14 @@ func (t *Transport) peer(node shard.NodeID) (*peer, error) {
 	return p, nil
 }
 
+// Reach connects to a node before there is something to send. A node that has just started does so: those that had given its
+// links up hear from it, and try again before a vote of theirs would fail for it.
+func (t *Transport) Reach(node shard.NodeID) {
+	if p, err := t.peer(node); err == nil && p.link.up() == nil {
+		signal(p.link.demand)
+	}
+}
+
 // resolve asks the address book.
 func (t *Transport) resolve(node shard.NodeID) (string, error) {
 	address, ok := t.cfg.Resolve(node)
