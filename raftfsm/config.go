@@ -22,6 +22,10 @@ type Config struct {
 	// snapshot. In production it ends the process. It may return in tests.
 	Fatal func(error)
 
+	// HistoryBytes bounds the latest changes that each shard's replica keeps in memory, previous values included, for those who
+	// watch it; see store.History. A watcher that is further behind has to begin again. Default 8 MiB; negative: none are kept.
+	HistoryBytes int
+
 	Timing    Timing
 	Proposer  ProposerConfig
 	Snapshots SnapshotConfig
@@ -89,6 +93,7 @@ type ReapConfig struct {
 
 func (c *Config) withDefaults() (Config, error) {
 	d := *c
+	d.HistoryBytes = cmp.Or(d.HistoryBytes, 8<<20)
 	d.Timing.Election = cmp.Or(d.Timing.Election, time.Second)
 	d.Timing.LeaderLease = cmp.Or(d.Timing.LeaderLease, d.Timing.Election)
 	d.Timing.Commit = cmp.Or(d.Timing.Commit, time.Second)

@@ -24,6 +24,8 @@ var (
 	ErrNoSpace = errors.New("no space left for the log")
 	// ErrDeadline: the caller's deadline passed before the work was handed to the log.
 	ErrDeadline = errors.New("deadline passed before the work began")
+	// ErrNoHistory: the replica keeps no history of changes, by its configuration.
+	ErrNoHistory = errors.New("no history of changes is kept")
 	// ErrStopped: the group is being closed.
 	ErrStopped = errors.New("the group is stopped")
 	// ErrOutcomeUnknown: the entry was handed to the log; whether it was or will be committed is not known.

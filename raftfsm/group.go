@@ -54,6 +54,9 @@ func newGroup(h *Host, spec GroupSpec) *Group {
 		newMachine: func() machine {
 			m := newShardMachine(spec.Shard, h.cfg.Clock)
 			m.reverses = spec.Replica%2 == 1
+			if h.cfg.HistoryBytes > 0 {
+				m.keepHistory(h.cfg.HistoryBytes)
+			}
 			return m
 		},
 		stamp: func(m machine) store.Time { return m.(*shardMachine).now() },

@@ -27,6 +27,8 @@ type shardMachine struct {
 	sessions *sessionTable
 	// found are the sessions of the entry that is being applied, by their rows in it.
 	found []foundSession
+	// history is the store's latest changes, for those who watch it; nil: none are kept. It outlives restores.
+	history *store.History
 	// pace relates shard time to this node's monotonic clock; leaders stamp entries by it.
 	pace atomic.Pointer[pace]
 }
@@ -58,9 +60,18 @@ func newShardMachine(id shard.ID, clock Clock) *shardMachine {
 }
 
 func (m *shardMachine) swap(s *store.Store, sessions *sessionTable) {
+	if m.history != nil {
+		s.KeepHistory(m.history)
+	}
 	m.store.Store(s)
 	m.sessions = sessions
 	m.keepPace(s.Time())
+}
+
+// keepHistory begins a history of so many bytes. Before anything is applied.
+func (m *shardMachine) keepHistory(bytes int) {
+	m.history = store.NewHistory(bytes)
+	m.swap(m.store.Load(), m.sessions)
 }
 
 func (m *shardMachine) keepPace(t store.Time) {
@@ -124,6 +135,9 @@ func (m *shardMachine) apply(_ uint64, data []byte) (any, error) {
 	s.SetTime(ent.Time)
 	m.keepPace(s.Time())
 	response, err := m.applyEntry(s, ent)
+	if m.history != nil {
+		m.history.Publish()
+	}
 	m.sessions.age(s.Time())
 	m.sessions.trim(s.Time())
 	return response, err

@@ -35,9 +35,15 @@ func (s *Store) Apply(slot uint16, op *Op) Result {
 			result.Status, result.Number = StatusFull, 0
 			return result
 		}
+		if s.history != nil {
+			s.note(op, &o, current)
+		}
 		s.write(t, hash, &held, record{key: op.Key, value: o.value, expiresAt: o.expiresAt, slot: slot}, o.tail)
 		result.Version = s.version
 	case effectRemove:
+		if s.history != nil {
+			s.noteGone(ChangeDelete, current, LastIndex)
+		}
 		s.lock()
 		s.version++
 		s.removeLocked(t, hash, current)
@@ -100,6 +106,9 @@ func (s *Store) Reap(slot uint16, cutoff Time, limit int) int {
 	s.dueLocked(slot, min(cutoff, s.time), limit, func(ref arena.Ref) { s.due = append(s.due, ref) })
 	if len(s.due) == 0 {
 		return 0
+	}
+	if s.history != nil {
+		s.noteReaped()
 	}
 	s.lock()
 	defer s.mu.Unlock()

@@ -38,6 +38,7 @@ type Store struct {
 	scratch []byte      // of the item being written
 	digits  [20]byte    // of the number being written
 	due     []arena.Ref // of the items being reaped
+	history *History    // where changes are noted; nil: nowhere
 }
 
 // slotDeadline is a slot's place in the order of earliest expiry.

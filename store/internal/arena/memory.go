@@ -6,6 +6,12 @@ const chunkBytesMax = 4 << 20
 // hugeBytes is the size of the large pages that some systems map at a time.
 const hugeBytes = 2 << 20
 
+// Map returns memory that is not the Go heap's, zero, until Unmap is called with what it returned.
+func Map(bytes int) []byte { return mapChunk(bytes) }
+
+// Unmap gives memory from Map back. Nobody may use it any more.
+func Unmap(mapped []byte) { unmapChunk(mapped) }
+
 // memory cuts pages from chunks. It is an object of its own so that it outlives its Arena, whose end releases it.
 //
 // Random reads of hundreds of megabytes miss the processor's table of page addresses each time, and in a virtual machine that costs
