@@ -44,6 +44,9 @@ var (
 	ErrWrongCluster = errors.New("wrong cluster")
 	// ErrUnsupported: the request needs a feature or format level that the cluster does not have.
 	ErrUnsupported = errors.New("not supported by the cluster")
+	// ErrCompacted: a watch was too late, or too slow: changes that it needs are not held any more. The error is a *CompactedError,
+	// which says where to begin again.
+	ErrCompacted = errors.New("compacted")
 	// ErrClosed: the client was closed. Nothing was sent.
 	ErrClosed = errors.New("client is closed")
 )
@@ -174,6 +177,7 @@ var reasons = map[ostrakapb.Reason]struct {
 	ostrakapb.Reason_REASON_UNSUPPORTED:      {err: ErrUnsupported, remedy: giveUp},
 	ostrakapb.Reason_REASON_SESSION_UNKNOWN:  {err: ErrUnavailable, remedy: newName},
 	ostrakapb.Reason_REASON_RESULT_FORGOTTEN: {err: ErrUnavailable, remedy: newName},
+	ostrakapb.Reason_REASON_COMPACTED:        {err: ErrCompacted, remedy: giveUp},
 }
 
 func limitError(d *ostrakapb.ErrorDetail) error {

@@ -32,6 +32,7 @@ func TestEveryReasonHasItsError(t *testing.T) {
 		ostrakapb.Reason_REASON_UNSUPPORTED:      ErrUnsupported,
 		ostrakapb.Reason_REASON_SESSION_UNKNOWN:  ErrUnavailable, // whether it is, is the write's name to judge
 		ostrakapb.Reason_REASON_RESULT_FORGOTTEN: ErrUnavailable,
+		ostrakapb.Reason_REASON_COMPACTED:        ErrCompacted,
 	}
 	for number, name := range ostrakapb.Reason_name {
 		reason := ostrakapb.Reason(number)

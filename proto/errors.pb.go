@@ -60,6 +60,8 @@ const (
 	Reason_REASON_SESSION_UNKNOWN Reason = 16
 	// This sending was not done; the shard does not know any more whether an earlier one was.
 	Reason_REASON_RESULT_FORGOTTEN Reason = 17
+	// The changes that a watch needs are not held any more: begin again from what is there now.
+	Reason_REASON_COMPACTED Reason = 20
 )
 
 // Enum value maps for Reason.
@@ -83,6 +85,7 @@ var (
 		15: "REASON_UNSUPPORTED",
 		16: "REASON_SESSION_UNKNOWN",
 		17: "REASON_RESULT_FORGOTTEN",
+		20: "REASON_COMPACTED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":      0,
@@ -103,6 +106,7 @@ var (
 		"REASON_UNSUPPORTED":      15,
 		"REASON_SESSION_UNKNOWN":  16,
 		"REASON_RESULT_FORGOTTEN": 17,
+		"REASON_COMPACTED":        20,
 	}
 )
 
@@ -350,7 +354,7 @@ const file_ostraka_v1_errors_proto_rawDesc = "" +
 	" \x01(\x03R\blimitGot\x12$\n" +
 	"\x0eretry_after_ms\x18\v \x01(\x03R\fretryAfterMs\x12\x18\n" +
 	"\amessage\x18\f \x01(\tR\amessage\x12\"\n" +
-	"\rshard_time_ms\x18\r \x01(\x03R\vshardTimeMs*\xb8\x03\n" +
+	"\rshard_time_ms\x18\r \x01(\x03R\vshardTimeMs*\xce\x03\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17REASON_NOT_BOOTSTRAPPED\x10\x01\x12\x15\n" +
@@ -370,7 +374,8 @@ const file_ostraka_v1_errors_proto_rawDesc = "" +
 	"\x0fREASON_DEADLINE\x10\x0e\x12\x16\n" +
 	"\x12REASON_UNSUPPORTED\x10\x0f\x12\x1a\n" +
 	"\x16REASON_SESSION_UNKNOWN\x10\x10\x12\x1b\n" +
-	"\x17REASON_RESULT_FORGOTTEN\x10\x11*M\n" +
+	"\x17REASON_RESULT_FORGOTTEN\x10\x11\x12\x14\n" +
+	"\x10REASON_COMPACTED\x10\x14*M\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10OUTCOME_NOT_DONE\x10\x01\x12\x13\n" +

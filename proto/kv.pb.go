@@ -2549,7 +2549,7 @@ var File_ostraka_v1_kv_proto protoreflect.FileDescriptor
 const file_ostraka_v1_kv_proto_rawDesc = "" +
 	"\n" +
 	"\x13ostraka/v1/kv.proto\x12\n" +
-	"ostraka.v1\x1a\x17ostraka/v1/errors.proto\"\xe2\x01\n" +
+	"ostraka.v1\x1a\x17ostraka/v1/errors.proto\x1a\x16ostraka/v1/watch.proto\"\xe2\x01\n" +
 	"\x06Header\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1b\n" +
 	"\tclient_id\x18\x02 \x01(\fR\bclientId\x12\x18\n" +
@@ -2719,7 +2719,7 @@ const file_ostraka_v1_kv_proto_rawDesc = "" +
 	"\x06cursor\x18\x02 \x01(\fR\x06cursor*D\n" +
 	"\tReadLevel\x12\x1b\n" +
 	"\x17READ_LEVEL_LINEARIZABLE\x10\x00\x12\x14\n" +
-	"\x10READ_LEVEL_STALE\x10\x02\"\x04\b\x01\x10\x012\xd5\x06\n" +
+	"\x10READ_LEVEL_STALE\x10\x02\"\x04\b\x01\x10\x012\xde\a\n" +
 	"\x02KV\x126\n" +
 	"\x03Get\x12\x16.ostraka.v1.GetRequest\x1a\x17.ostraka.v1.GetResponse\x126\n" +
 	"\x03TTL\x12\x16.ostraka.v1.TTLRequest\x1a\x17.ostraka.v1.TTLResponse\x126\n" +
@@ -2733,7 +2733,9 @@ const file_ostraka_v1_kv_proto_rawDesc = "" +
 	"\x05Touch\x12\x18.ostraka.v1.TouchRequest\x1a\x19.ostraka.v1.TouchResponse\x12<\n" +
 	"\x05Batch\x12\x18.ostraka.v1.BatchRequest\x1a\x19.ostraka.v1.BatchResponse\x12I\n" +
 	"\bPipeline\x12\x1b.ostraka.v1.PipelineRequest\x1a\x1c.ostraka.v1.PipelineResponse(\x010\x01\x129\n" +
-	"\x04Scan\x12\x17.ostraka.v1.ScanRequest\x1a\x18.ostraka.v1.ScanResponseB/Z-github.com/ostraka-db/ostraka/proto;ostrakapbb\x06proto3"
+	"\x04Scan\x12\x17.ostraka.v1.ScanRequest\x1a\x18.ostraka.v1.ScanResponse\x12E\n" +
+	"\bPosition\x12\x1b.ostraka.v1.PositionRequest\x1a\x1c.ostraka.v1.PositionResponse\x12@\n" +
+	"\x05Watch\x12\x18.ostraka.v1.WatchRequest\x1a\x19.ostraka.v1.WatchResponse(\x010\x01B/Z-github.com/ostraka-db/ostraka/proto;ostrakapbb\x06proto3"
 
 var (
 	file_ostraka_v1_kv_proto_rawDescOnce sync.Once
@@ -2786,6 +2788,10 @@ var file_ostraka_v1_kv_proto_goTypes = []any{
 	(*Item)(nil),                  // 33: ostraka.v1.Item
 	(*ScanResponse)(nil),          // 34: ostraka.v1.ScanResponse
 	(*ErrorDetail)(nil),           // 35: ostraka.v1.ErrorDetail
+	(*PositionRequest)(nil),       // 36: ostraka.v1.PositionRequest
+	(*WatchRequest)(nil),          // 37: ostraka.v1.WatchRequest
+	(*PositionResponse)(nil),      // 38: ostraka.v1.PositionResponse
+	(*WatchResponse)(nil),         // 39: ostraka.v1.WatchResponse
 }
 var file_ostraka_v1_kv_proto_depIdxs = []int32{
 	1,  // 0: ostraka.v1.GetRequest.header:type_name -> ostraka.v1.Header
@@ -2849,21 +2855,25 @@ var file_ostraka_v1_kv_proto_depIdxs = []int32{
 	26, // 58: ostraka.v1.KV.Batch:input_type -> ostraka.v1.BatchRequest
 	28, // 59: ostraka.v1.KV.Pipeline:input_type -> ostraka.v1.PipelineRequest
 	32, // 60: ostraka.v1.KV.Scan:input_type -> ostraka.v1.ScanRequest
-	3,  // 61: ostraka.v1.KV.Get:output_type -> ostraka.v1.GetResponse
-	5,  // 62: ostraka.v1.KV.TTL:output_type -> ostraka.v1.TTLResponse
-	9,  // 63: ostraka.v1.KV.Set:output_type -> ostraka.v1.SetResponse
-	11, // 64: ostraka.v1.KV.Delete:output_type -> ostraka.v1.DeleteResponse
-	13, // 65: ostraka.v1.KV.CompareAndSet:output_type -> ostraka.v1.CompareAndSetResponse
-	15, // 66: ostraka.v1.KV.Increment:output_type -> ostraka.v1.IncrementResponse
-	17, // 67: ostraka.v1.KV.Append:output_type -> ostraka.v1.AppendResponse
-	19, // 68: ostraka.v1.KV.Expire:output_type -> ostraka.v1.ExpireResponse
-	21, // 69: ostraka.v1.KV.Persist:output_type -> ostraka.v1.PersistResponse
-	23, // 70: ostraka.v1.KV.Touch:output_type -> ostraka.v1.TouchResponse
-	27, // 71: ostraka.v1.KV.Batch:output_type -> ostraka.v1.BatchResponse
-	30, // 72: ostraka.v1.KV.Pipeline:output_type -> ostraka.v1.PipelineResponse
-	34, // 73: ostraka.v1.KV.Scan:output_type -> ostraka.v1.ScanResponse
-	61, // [61:74] is the sub-list for method output_type
-	48, // [48:61] is the sub-list for method input_type
+	36, // 61: ostraka.v1.KV.Position:input_type -> ostraka.v1.PositionRequest
+	37, // 62: ostraka.v1.KV.Watch:input_type -> ostraka.v1.WatchRequest
+	3,  // 63: ostraka.v1.KV.Get:output_type -> ostraka.v1.GetResponse
+	5,  // 64: ostraka.v1.KV.TTL:output_type -> ostraka.v1.TTLResponse
+	9,  // 65: ostraka.v1.KV.Set:output_type -> ostraka.v1.SetResponse
+	11, // 66: ostraka.v1.KV.Delete:output_type -> ostraka.v1.DeleteResponse
+	13, // 67: ostraka.v1.KV.CompareAndSet:output_type -> ostraka.v1.CompareAndSetResponse
+	15, // 68: ostraka.v1.KV.Increment:output_type -> ostraka.v1.IncrementResponse
+	17, // 69: ostraka.v1.KV.Append:output_type -> ostraka.v1.AppendResponse
+	19, // 70: ostraka.v1.KV.Expire:output_type -> ostraka.v1.ExpireResponse
+	21, // 71: ostraka.v1.KV.Persist:output_type -> ostraka.v1.PersistResponse
+	23, // 72: ostraka.v1.KV.Touch:output_type -> ostraka.v1.TouchResponse
+	27, // 73: ostraka.v1.KV.Batch:output_type -> ostraka.v1.BatchResponse
+	30, // 74: ostraka.v1.KV.Pipeline:output_type -> ostraka.v1.PipelineResponse
+	34, // 75: ostraka.v1.KV.Scan:output_type -> ostraka.v1.ScanResponse
+	38, // 76: ostraka.v1.KV.Position:output_type -> ostraka.v1.PositionResponse
+	39, // 77: ostraka.v1.KV.Watch:output_type -> ostraka.v1.WatchResponse
+	63, // [63:78] is the sub-list for method output_type
+	48, // [48:63] is the sub-list for method input_type
 	48, // [48:48] is the sub-list for extension type_name
 	48, // [48:48] is the sub-list for extension extendee
 	0,  // [0:48] is the sub-list for field type_name
@@ -2875,6 +2885,7 @@ func file_ostraka_v1_kv_proto_init() {
 		return
 	}
 	file_ostraka_v1_errors_proto_init()
+	file_ostraka_v1_watch_proto_init()
 	file_ostraka_v1_kv_proto_msgTypes[5].OneofWrappers = []any{
 		(*Condition_IfAbsent)(nil),
 		(*Condition_IfExists)(nil),

@@ -32,6 +32,8 @@ const (
 	KV_Batch_FullMethodName         = "/ostraka.v1.KV/Batch"
 	KV_Pipeline_FullMethodName      = "/ostraka.v1.KV/Pipeline"
 	KV_Scan_FullMethodName          = "/ostraka.v1.KV/Scan"
+	KV_Position_FullMethodName      = "/ostraka.v1.KV/Position"
+	KV_Watch_FullMethodName         = "/ostraka.v1.KV/Watch"
 )
 
 // KVClient is the client API for KV service.
@@ -60,6 +62,12 @@ type KVClient interface {
 	Pipeline(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PipelineRequest, PipelineResponse], error)
 	// Scan returns one page of one shard's keys in order. The client merges shards.
 	Scan(ctx context.Context, in *ScanRequest, opts ...grpc.CallOption) (*ScanResponse, error)
+	// Position tells where a shard's changes stand, as a linearizable read: a watch that is to begin now begins behind it.
+	Position(ctx context.Context, in *PositionRequest, opts ...grpc.CallOption) (*PositionResponse, error)
+	// Watch carries many watches of one shard over one stream: the client makes and ends them as it likes. Any replica answers, its
+	// leader or not. The stream ends with an error when the replica can't go on; the client goes on elsewhere, each watch behind the
+	// last position that it heard of. Writes never wait for watches: one that is too slow is ended as COMPACTED.
+	Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, WatchResponse], error)
 }
 
 type kVClient struct {
@@ -203,6 +211,29 @@ func (c *kVClient) Scan(ctx context.Context, in *ScanRequest, opts ...grpc.CallO
 	return out, nil
 }
 
+func (c *kVClient) Position(ctx context.Context, in *PositionRequest, opts ...grpc.CallOption) (*PositionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PositionResponse)
+	err := c.cc.Invoke(ctx, KV_Position_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kVClient) Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, WatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &KV_ServiceDesc.Streams[1], KV_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type KV_WatchClient = grpc.BidiStreamingClient[WatchRequest, WatchResponse]
+
 // KVServer is the server API for KV service.
 // All implementations must embed UnimplementedKVServer
 // for forward compatibility.
@@ -229,6 +260,12 @@ type KVServer interface {
 	Pipeline(grpc.BidiStreamingServer[PipelineRequest, PipelineResponse]) error
 	// Scan returns one page of one shard's keys in order. The client merges shards.
 	Scan(context.Context, *ScanRequest) (*ScanResponse, error)
+	// Position tells where a shard's changes stand, as a linearizable read: a watch that is to begin now begins behind it.
+	Position(context.Context, *PositionRequest) (*PositionResponse, error)
+	// Watch carries many watches of one shard over one stream: the client makes and ends them as it likes. Any replica answers, its
+	// leader or not. The stream ends with an error when the replica can't go on; the client goes on elsewhere, each watch behind the
+	// last position that it heard of. Writes never wait for watches: one that is too slow is ended as COMPACTED.
+	Watch(grpc.BidiStreamingServer[WatchRequest, WatchResponse]) error
 	mustEmbedUnimplementedKVServer()
 }
 
@@ -277,6 +314,12 @@ func (UnimplementedKVServer) Pipeline(grpc.BidiStreamingServer[PipelineRequest, 
 }
 func (UnimplementedKVServer) Scan(context.Context, *ScanRequest) (*ScanResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Scan not implemented")
+}
+func (UnimplementedKVServer) Position(context.Context, *PositionRequest) (*PositionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Position not implemented")
+}
+func (UnimplementedKVServer) Watch(grpc.BidiStreamingServer[WatchRequest, WatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedKVServer) mustEmbedUnimplementedKVServer() {}
 func (UnimplementedKVServer) testEmbeddedByValue()            {}
@@ -522,6 +565,31 @@ func _KV_Scan_Handler(srv interface{}, ctx context.Context, dec func(interface{}
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KV_Position_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PositionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KVServer).Position(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KV_Position_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KVServer).Position(ctx, req.(*PositionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KV_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(KVServer).Watch(&grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type KV_WatchServer = grpc.BidiStreamingServer[WatchRequest, WatchResponse]
+
 // KV_ServiceDesc is the grpc.ServiceDesc for KV service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -577,11 +645,21 @@ var KV_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Scan",
 			Handler:    _KV_Scan_Handler,
 		},
+		{
+			MethodName: "Position",
+			Handler:    _KV_Position_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Pipeline",
 			Handler:       _KV_Pipeline_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Watch",
+			Handler:       _KV_Watch_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},

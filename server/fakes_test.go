@@ -105,11 +105,15 @@ func newFakeNode(t testing.TB) *fakeNode {
 type fakeReplica struct {
 	mu       sync.Mutex
 	store    *store.Store
+	history  *store.History
+	ended    chan struct{} // closed where a test ends the replica's life
 	status   raftfsm.Status
 	leader   shard.NodeID
 	writeErr error
 	readErr  error // of linearizable reads, before anything is read
 	getErr   error
+	// changesErr is what Changes fails with.
+	changesErr error
 	// getPanics makes every Get panic.
 	getPanics bool
 	// beforeWrite runs, without mu, at the start of each write.
@@ -132,7 +136,9 @@ func newFakeReplica(id shard.ID, ranges []shard.Range) *fakeReplica {
 		}
 	}
 	s.SetTime(1_000_000)
-	return &fakeReplica{store: s, leader: "n1", status: raftfsm.Status{Shard: id, Replica: shard.ReplicaID(3*id - 2), Role: roleLeader,
+	history := store.NewHistory(1 << 20)
+	s.KeepHistory(history)
+	return &fakeReplica{store: s, history: history, ended: make(chan struct{}), leader: "n1", status: raftfsm.Status{Shard: id, Replica: shard.ReplicaID(3*id - 2), Role: roleLeader,
 		Leader: "n1", Term: 2, Commit: 10, Applied: 9, Last: 11, Voter: true, Restarts: 1, Keys: 3, Bytes: 100}}
 }
 
@@ -172,10 +178,29 @@ func (r *fakeReplica) Write(ctx context.Context, op *store.Op, session raftfsm.S
 		return store.Result{}, r.writeErr
 	}
 	r.sessions, r.ops = append(r.sessions, session), append(r.ops, *op)
+	defer r.history.Publish()
 	return r.store.Apply(uint16(shard.SlotOf(op.Key)), op), nil
 }
 
 func (r *fakeReplica) SessionTime() store.Time { return 1_000_000 }
+func (r *fakeReplica) Changes() (raftfsm.Changes, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return raftfsm.Changes{History: r.history, Ended: r.ended}, r.changesErr
+}
+
+func (r *fakeReplica) Position(context.Context) (store.Position, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, at := r.history.End()
+	return at, r.readErr
+}
+
+func (r *fakeReplica) Leader() shard.NodeID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.leader
+}
 
 func (r *fakeReplica) read(_ context.Context, level raftfsm.ReadLevel) (reader, error) {
 	r.mu.Lock()
@@ -273,6 +298,7 @@ type fakeServer struct {
 	health   *healthService
 	grpc     *grpc.Server
 	stopping chan struct{}
+	watches  *watchHubs
 	conn     *grpc.ClientConn
 	kv       ostrakapb.KVClient
 	admin    ostrakapb.AdminClient
@@ -287,7 +313,9 @@ func serve(t testing.TB, node *fakeNode) *fakeServer {
 	f.grpc = grpc.NewServer(serverOptions(node, f.metrics, slog.New(slog.NewTextHandler(io.Discard, nil)))...)
 	kv, admin := newKVService(node), newAdminService(node, node, node)
 	kv.replicas, admin.replicas = f.replicas, f.replicas
-	f.stopping = kv.stopping
+	f.stopping, f.watches = kv.stopping, kv.watches
+	var background sync.WaitGroup
+	kv.watches.goes = background.Go
 	ostrakapb.RegisterKVServer(f.grpc, kv)
 	ostrakapb.RegisterAdminServer(f.grpc, admin)
 	f.health.register(f.grpc)
@@ -301,6 +329,7 @@ func serve(t testing.TB, node *fakeNode) *fakeServer {
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
+		background.Wait()
 	})
 	return f
 }

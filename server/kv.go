@@ -36,11 +36,13 @@ type kvService struct {
 	// panicked hears of a call of a stream that panicked, count of one that failed; gate does that for the others.
 	panicked func(what string, stack []byte)
 	count    func(*ostrakapb.ErrorDetail)
+	watches  *watchHubs
 }
 
 func newKVService(node nodeView) *kvService {
 	return &kvService{node: node, replicas: hostReplicas{node}, explain: explainer{node}, stopping: make(chan struct{}),
-		panicked: func(string, []byte) {}, count: func(*ostrakapb.ErrorDetail) {}}
+		panicked: func(string, []byte) {}, count: func(*ostrakapb.ErrorDetail) {},
+		watches: &watchHubs{goes: func(f func()) { go f() }}}
 }
 
 // Set implements ostrakapb.KVServer.

@@ -35,6 +35,11 @@ type Limits struct {
 	// Defaults 1000 and 1 MiB.
 	ScanItemsMax int
 	ScanBytesMax int
+	// WatchesMax: watches on this node, one for each shard that a watch of a client's needs. Default 65536. A quiet one takes half a
+	// kilobyte, one that is not read from 2 KiB more.
+	WatchesMax int
+	// WatchBytesMax: those half kilobytes and the keys that the watches name, together. Default 64 MiB.
+	WatchBytesMax int
 	// ConnectionsMax: open connections of clients and other nodes together. Default 16384. One more is closed
 	// as soon as it is accepted.
 	ConnectionsMax int
@@ -92,6 +97,8 @@ func (l Limits) withDefaults() (Limits, error) {
 		{&l.BatchBytesMax, max(16<<20, l.leastBatchBytes())},
 		{&l.ScanItemsMax, 1000},
 		{&l.ScanBytesMax, 1 << 20},
+		{&l.WatchesMax, 65536},
+		{&l.WatchBytesMax, 64 << 20},
 		{&l.ConnectionsMax, 16384},
 		{&l.StreamsPerConnectionMax, 4096},
 	} {
@@ -117,6 +124,8 @@ func (l Limits) validate() error {
 		{limitBatchBytes, l.BatchBytesMax, l.leastBatchBytes()},
 		{"scan_items_max", l.ScanItemsMax, 1},
 		{"scan_bytes_max", l.ScanBytesMax, 1},
+		{limitWatches, l.WatchesMax, 1},
+		{limitWatchBytes, l.WatchBytesMax, 1},
 		{"connections_max", l.ConnectionsMax, 1},
 		{"streams_per_connection_max", l.StreamsPerConnectionMax, 1},
 		{"request_timeout", int(l.RequestTimeout), 1},

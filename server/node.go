@@ -249,6 +249,8 @@ func (n *Node) newGRPCServer() *grpc.Server {
 	s := grpc.NewServer(serverOptions(n, n.metrics, n.cfg.Logger)...)
 	kv := newKVService(n)
 	kv.panicked, kv.count = n.metrics.pipelinePanic(n.cfg.Logger), n.metrics.pipelineError
+	kv.watches.goes = n.background.Go
+	n.metrics.watchWatches(&kv.watches.counts)
 	n.stopPipelines = sync.OnceFunc(func() { close(kv.stopping) })
 	ostrakapb.RegisterKVServer(s, kv)
 	ostrakapb.RegisterAdminServer(s, newAdminService(n, n, n))

@@ -68,6 +68,10 @@ type replica interface {
 	Submit(writes []*raftfsm.Write) (accepted int, err error)
 	SessionTime() store.Time
 	read(ctx context.Context, level raftfsm.ReadLevel) (reader, error)
+	Changes() (raftfsm.Changes, error)
+	Position(ctx context.Context) (store.Position, error)
+	// Leader is the node that the replica believes to lead; empty: it knows none.
+	Leader() shard.NodeID
 }
 
 // reader reads one replica's memory, as raftfsm.Read and store.Store offer it.

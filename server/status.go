@@ -63,6 +63,9 @@ var statusTable = []statusRow{
 	{is: raftfsm.ErrDeadline, code: codes.DeadlineExceeded, reason: ostrakapb.Reason_REASON_DEADLINE, outcome: notDone},
 	{is: raftfsm.ErrSessionUnknown, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_SESSION_UNKNOWN, outcome: notDone},
 	{is: errSessionsLevel, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_NO_LEADER, outcome: notDone, retryAfter: electionPause},
+	{is: errDraining, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_DRAINING, outcome: notDone},
+	{is: store.ErrCompacted, code: codes.OutOfRange, reason: ostrakapb.Reason_REASON_COMPACTED, outcome: notDone},
+	{is: raftfsm.ErrNoHistory, code: codes.Unimplemented, reason: ostrakapb.Reason_REASON_UNSUPPORTED, outcome: notDone},
 	{is: shard.ErrStaleEpoch, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_STALE_EPOCH, outcome: notDone},
 
 	{is: errLimit, code: codes.InvalidArgument, reason: ostrakapb.Reason_REASON_LIMIT, outcome: notDone},
