@@ -20,6 +20,7 @@ type Client struct {
 	sessions  sessions
 	budget    *budget
 	refresher refresher
+	watching  watching
 
 	// ctx ends at Close, and with it everything that the client does.
 	ctx    context.Context
@@ -92,6 +93,7 @@ func (c *Client) Close() error {
 	c.cancel(ErrClosed)
 	c.pool.close()
 	c.refresher.wg.Wait()
+	c.watching.close()
 	return nil
 }
 

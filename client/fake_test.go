@@ -32,6 +32,8 @@ type fakeCluster struct {
 	leaders map[shard.ID]shard.NodeID
 	keys    map[string]*ostrakapb.Item
 	version uint64
+	// changes are what was done, by shard.
+	changes map[shard.ID][]*ostrakapb.Change
 	// down are the addresses that refuse connections, silent those that accept none and say nothing.
 	down, silent map[string]bool
 	limits       struct{ key, value int64 }
@@ -59,6 +61,7 @@ type fakeNode struct {
 	// stops are closed to make the streams say that the node is about to stop.
 	stops []chan struct{}
 	conns []net.Conn
+	watch fakeWatch
 }
 
 // newFakeCluster starts n nodes, n1…, with this many shards on all of them, led by n1, n2, … in turn.
@@ -353,6 +356,7 @@ func (f *fakeCluster) set(req *ostrakapb.SetRequest) *ostrakapb.SetResponse {
 // put is for holders of the cluster's mutex.
 func (f *fakeCluster) put(key string, value []byte, ttl int64) {
 	f.version++
+	f.note(&ostrakapb.Change{Kind: ostrakapb.ChangeKind_CHANGE_KIND_SET, Key: []byte(key), Value: bytes.Clone(value), TtlMs: ttl})
 	f.keys[key] = &ostrakapb.Item{Key: []byte(key), Value: bytes.Clone(value), Version: f.version, TtlMs: ttl}
 }
 
@@ -379,8 +383,9 @@ func (f *fakeCluster) del(req *ostrakapb.DeleteRequest) *ostrakapb.DeleteRespons
 	if c, ok := req.GetCondition().GetCondition().(*ostrakapb.Condition_IfVersion); ok && c.IfVersion != before.GetVersion() {
 		return &ostrakapb.DeleteResponse{Version: before.GetVersion()}
 	}
-	delete(f.keys, string(req.GetKey()))
 	f.version++
+	f.note(&ostrakapb.Change{Kind: ostrakapb.ChangeKind_CHANGE_KIND_DELETE, Key: req.GetKey()})
+	delete(f.keys, string(req.GetKey()))
 	return &ostrakapb.DeleteResponse{Deleted: before != nil, ConditionMet: true}
 }
 

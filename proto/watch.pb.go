@@ -726,11 +726,14 @@ func (x *WatchEnd) GetRestart() *Position {
 	return nil
 }
 
-// WatchProgress says that for all watches of the stream but some every change up to a position was sent.
+// WatchProgress says that every change up to a position was sent for all watches of the stream that are among the first creates, and
+// that are not excepted.
 type WatchProgress struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Position      *Position              `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
-	Except        []uint64               `protobuf:"varint,2,rep,packed,name=except,proto3" json:"except,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Position *Position              `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
+	Except   []uint64               `protobuf:"varint,2,rep,packed,name=except,proto3" json:"except,omitempty"`
+	// How many creates had been taken from the stream, refused ones too.
+	Creates       uint64 `protobuf:"varint,3,opt,name=creates,proto3" json:"creates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -777,6 +780,13 @@ func (x *WatchProgress) GetExcept() []uint64 {
 		return x.Except
 	}
 	return nil
+}
+
+func (x *WatchProgress) GetCreates() uint64 {
+	if x != nil {
+		return x.Creates
+	}
+	return 0
 }
 
 var File_ostraka_v1_watch_proto protoreflect.FileDescriptor
@@ -828,10 +838,11 @@ const file_ostraka_v1_watch_proto_rawDesc = "" +
 	"\bWatchEnd\x12\x14\n" +
 	"\x05watch\x18\x01 \x01(\x04R\x05watch\x12-\n" +
 	"\x05error\x18\x02 \x01(\v2\x17.ostraka.v1.ErrorDetailR\x05error\x12.\n" +
-	"\arestart\x18\x03 \x01(\v2\x14.ostraka.v1.PositionR\arestart\"Y\n" +
+	"\arestart\x18\x03 \x01(\v2\x14.ostraka.v1.PositionR\arestart\"s\n" +
 	"\rWatchProgress\x120\n" +
 	"\bposition\x18\x01 \x01(\v2\x14.ostraka.v1.PositionR\bposition\x12\x16\n" +
-	"\x06except\x18\x02 \x03(\x04R\x06except*n\n" +
+	"\x06except\x18\x02 \x03(\x04R\x06except\x12\x18\n" +
+	"\acreates\x18\x03 \x01(\x04R\acreates*n\n" +
 	"\n" +
 	"ChangeKind\x12\x1b\n" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +

@@ -116,6 +116,8 @@ type watchCall struct {
 
 	// mu is taken with hub.mu held, never the other way round.
 	mu sync.Mutex
+	// created counts the creates that were taken.
+	created uint64
 	// all are the watches that have not ended, by number.
 	all map[uint64]*watch
 	// turns has the watches with changes and credit, in the order in which they are served.
@@ -188,6 +190,9 @@ func (s *watchCall) take(r *ostrakapb.WatchRequest) error {
 		if err := s.create(c); err != nil {
 			return err
 		}
+		s.mu.Lock()
+		s.created++ // now: before, the watch may be in no list
+		s.mu.Unlock()
 	}
 	for _, number := range r.GetCancel() {
 		if w := s.forget(number); w != nil {
@@ -281,19 +286,31 @@ func (s *watchCall) forget(number uint64) *watch {
 
 // refuse tells the client that a watch has ended.
 func (s *watchCall) refuse(number uint64, err error, restart *ostrakapb.Position) {
-	end := &ostrakapb.WatchEnd{Watch: number, Error: s.explain.detail(&shardError{shard: s.hub.shard, err: err}), Restart: restart}
+	end := s.endOf(number, err, restart)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ends = append(s.ends, end)
 	s.signal()
 }
 
+func (s *watchCall) endOf(number uint64, err error, restart *ostrakapb.Position) *ostrakapb.WatchEnd {
+	return &ostrakapb.WatchEnd{Watch: number, Error: s.explain.detail(&shardError{shard: s.hub.shard, err: err}), Restart: restart}
+}
+
 // compacted is called by the hub for a watch that it has ended: changes that it needs are lost.
 func (s *watchCall) compacted(w *watch, restart store.Position) {
-	s.hubs.counts.compacted.Add(1)
-	if s.forget(w.number) != nil {
-		s.refuse(w.number, store.ErrCompacted, positionMessage(restart))
+	end := s.endOf(w.number, store.ErrCompacted, positionMessage(restart))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all[w.number] != w {
+		return
 	}
+	// At once: progress is made of both lists.
+	delete(s.all, w.number)
+	s.ends = append(s.ends, end)
+	s.hubs.counts.give(w)
+	s.hubs.counts.compacted.Add(1)
+	s.signal()
 }
 
 // ready is called by the hub when a watch has changes.
@@ -446,9 +463,14 @@ func (s *watchCall) progress() *ostrakapb.WatchResponse {
 	for number, w := range s.all {
 		all[number] = w
 	}
+	var ended []uint64
+	for _, end := range s.ends { // which the client hears of only after this
+		ended = append(ended, end.GetWatch())
+	}
+	created := s.created
 	s.mu.Unlock()
 	at, except := s.hub.progress(all)
-	return &ostrakapb.WatchResponse{Progress: &ostrakapb.WatchProgress{Position: positionMessage(at), Except: except}}
+	return &ostrakapb.WatchResponse{Progress: &ostrakapb.WatchProgress{Position: positionMessage(at), Except: append(except, ended...), Creates: created}}
 }
 
 func positionMessage(p store.Position) *ostrakapb.Position {
