@@ -44,6 +44,9 @@ type Config struct {
 	// Sync says when a write counts as durable: SyncAlways (the default) or SyncInterval.
 	Sync string
 
+	// WatchHistoryBytes bounds the latest changes that each replica keeps in memory for those who watch it: raftfsm.Config.HistoryBytes.
+	WatchHistoryBytes int
+
 	Timing    raftfsm.Timing
 	Snapshots raftfsm.SnapshotConfig
 	Proposer  raftfsm.ProposerConfig

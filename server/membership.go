@@ -39,7 +39,7 @@ func (n *Node) openMembership(plan *ostrakapb.BootstrapPlan) (*membership, error
 		return nil, err
 	}
 	host, err := raftfsm.NewHost(raftfsm.Config{Node: n.NodeID(), Storage: disks, Transport: n.transport,
-		Clock: n.cfg.Clock, Logger: n.cfg.Logger, Fatal: n.cfg.Fatal,
+		Clock: n.cfg.Clock, Logger: n.cfg.Logger, Fatal: n.cfg.Fatal, HistoryBytes: n.cfg.WatchHistoryBytes,
 		Timing: n.cfg.Timing, Proposer: n.cfg.Proposer, Snapshots: n.cfg.Snapshots})
 	if err != nil {
 		return nil, errors.Join(err, disks.Close())

@@ -25,6 +25,7 @@ type keyValue interface {
 	MultiSet(ctx context.Context, items []client.SetItem) []error
 	MultiDelete(ctx context.Context, keys [][]byte) ([]bool, []error)
 	Scan(ctx context.Context, keys client.KeyRange, opts ...client.ScanOption) iter.Seq2[client.Item, error]
+	Watch(ctx context.Context, keys client.KeyRange, opts ...client.WatchOption) (changes, error)
 	ClusterID() string
 	Close() error
 }
@@ -37,7 +38,11 @@ type connection struct {
 
 // connect reaches a cluster through the client library.
 func connect(ctx context.Context, c connection) (keyValue, error) {
-	return client.New(ctx, c.endpoints, client.WithTimeout(c.timeout))
+	cl, err := client.New(ctx, c.endpoints, client.WithTimeout(c.timeout))
+	if err != nil {
+		return nil, err
+	}
+	return clusterClient{cl}, nil
 }
 
 // flags adds those that every client command takes. defaultTimeout bounds what timeoutOf names.

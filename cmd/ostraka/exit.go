@@ -43,6 +43,7 @@ var exits = []struct {
 	{client.ErrNoEndpoint, exitUnavailable, "start a node (`ostraka dev` starts a whole cluster), or name a reachable one with --endpoints"},
 	{client.ErrUnavailable, exitUnavailable, "nothing was changed, trying again is safe; `ostraka cluster status` shows which nodes are up"},
 	{client.ErrAlreadyMember, exitError, "bootstrap takes blank nodes: `ostraka cluster status --endpoints HOST:PORT` tells what a node belongs to"},
+	{client.ErrCompacted, exitError, "begin from the token above, and read the keys as they are now: `ostraka scan`"},
 	{client.ErrLimit, exitError, "limits are set at the nodes, as --value-bytes-max of `ostraka server`"},
 	{client.ErrNotInteger, exitError, "incr needs a value that is a decimal number; `ostraka get` shows it"},
 	{client.ErrOverflow, exitError, "counters go from -9223372036854775808 to 9223372036854775807"},

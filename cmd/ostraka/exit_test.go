@@ -30,6 +30,7 @@ func TestExitCodes(t *testing.T) {
 		{client.ErrAlreadyMember, 1},
 		{client.ErrWrongCluster, 1},
 		{client.ErrUnsupported, 1},
+		{&client.CompactedError{}, 1},
 		{dev.ErrPort, 1},
 		{usagef("no"), 2},
 		{&client.InvalidError{Field: "ttl"}, 2},

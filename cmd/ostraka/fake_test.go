@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -30,6 +31,12 @@ type fakeCluster struct {
 	reached     connection
 	// setsLeft is how many items MultiSet still takes before it fails; negative: any number.
 	setsLeft int
+	// changes are what a watch yields, before watchErr.
+	changes  []client.Change
+	watchErr error
+	// watched and watchOptions are of the last Watch.
+	watched      client.KeyRange
+	watchOptions int
 }
 
 func newFake() *fakeCluster {
@@ -159,6 +166,37 @@ func (f *fakeCluster) Scan(_ context.Context, keys client.KeyRange, _ ...client.
 		}
 	}
 }
+
+// Watch yields the script, and then its error, or what ctx ends with.
+func (f *fakeCluster) Watch(_ context.Context, keys client.KeyRange, opts ...client.WatchOption) (changes, error) {
+	f.watched, f.watchOptions = keys, len(opts)
+	return &fakeWatch{f: f}, f.fail
+}
+
+type fakeWatch struct {
+	f      *fakeCluster
+	passed int
+}
+
+func (w *fakeWatch) Changes(ctx context.Context) iter.Seq2[client.Change, error] {
+	return func(yield func(client.Change, error) bool) {
+		for _, c := range w.f.changes {
+			w.passed++
+			if !yield(c, nil) {
+				return
+			}
+		}
+		err := w.f.watchErr
+		if err == nil {
+			<-ctx.Done()
+			err = ctx.Err()
+		}
+		yield(client.Change{}, err)
+	}
+}
+
+func (w *fakeWatch) Token() client.Token { return client.Token(fmt.Sprint("token", w.passed)) }
+func (w *fakeWatch) Close() error        { return nil }
 
 func (f *fakeCluster) ClusterID() string { return "fake" }
 func (f *fakeCluster) Close() error {

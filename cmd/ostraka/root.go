@@ -80,7 +80,7 @@ Settings of the server, of dev and of the connection come from flags, else from 
 	add(groupCluster, a.serverCommand(), a.devCommand(), a.clusterCommand(), a.recoverCommand())
 	add(groupData, a.getCommand(), a.setCommand(), a.delCommand(), a.incrCommand(), a.casCommand(), a.appendCommand(),
 		a.ttlCommand(), a.expireCommand(), a.persistCommand(), a.touchCommand(),
-		a.mgetCommand(), a.scanCommand(), a.importCommand(), a.exportCommand())
+		a.mgetCommand(), a.scanCommand(), a.watchCommand(), a.importCommand(), a.exportCommand())
 	add(groupTools, a.benchCommand(), a.walCommand(), a.versionCommand())
 	root.SetHelpCommandGroupID(groupTools)
 	root.SetCompletionCommandGroupID(groupTools)

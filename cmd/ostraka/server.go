@@ -65,6 +65,8 @@ func serverFlags(flags *pflag.FlagSet, cfg *server.Config) {
 	flags.IntVar(&cfg.Limits.ConnectionsMax, "connections-max", 0, "most connections at once; 0: the default of 16384")
 	flags.Uint64Var(&cfg.Snapshots.LogBytes, "snapshot-log-bytes", 0, "`bytes` of log after which a replica writes a snapshot; 0: the default of 64 MiB")
 	flags.Uint64Var(&cfg.Snapshots.TrailingEntries, "snapshot-trailing-entries", 0, "log entries kept before a snapshot at least; 0: the default of 100")
+	flags.IntVar(&cfg.WatchHistoryBytes, "watch-history-bytes", 0, "`bytes` of latest changes kept for watches in each replica's memory; 0: the default of 8 MiB; negative: none, nothing can be watched")
+	flags.IntVar(&cfg.Limits.WatchesMax, "watches-max", 0, "most watches at once; 0: the default of 65536")
 	flags.DurationVar(&cfg.DrainTimeout, "drain-timeout", 0, "longest time to hand over and end calls at shutdown; 0: the default of 15s")
 }
 
