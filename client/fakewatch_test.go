@@ -20,6 +20,8 @@ type fakeWatch struct {
 	refuse *ostrakapb.ErrorDetail
 	// again: it sends the last change before each watch's position once more, as no node should.
 	again bool
+	// tellsLeader: progress names the leader.
+	tellsLeader bool
 	// streams counts those begun, watches those created.
 	streams, watches int
 }
@@ -136,6 +138,9 @@ func (n *fakeNode) due(id shard.ID, all map[uint64]*fakeWatched) *ostrakapb.Watc
 	r := &ostrakapb.WatchResponse{Progress: &ostrakapb.WatchProgress{Position: &ostrakapb.Position{Version: f.version, Index: math.MaxUint32}}}
 	if n.watch.mute {
 		return r
+	}
+	if n.watch.tellsLeader {
+		r.Progress.LeaderNode = string(f.leaders[id])
 	}
 	for number, w := range all {
 		if w.sent < n.watch.floor {

@@ -59,7 +59,8 @@ type Change struct {
 // CompactedError ends a watch whose changes the cluster does not hold any more. errors.Is(err, ErrCompacted).
 type CompactedError struct {
 	// Restart is where to begin again: behind what this watch has yielded, and where it was too late, behind what had happened when it
-	// learnt of that. What lies between is lost to watches: begin one from Restart, and then read the keys as they are now.
+	// learnt of that. What lies between is lost to watches: begin one from Restart, and then read the keys as they are now. In a
+	// shard that this watch had not heard from, that one may be too late in turn, and tells of another Restart.
 	Restart Token
 }
 

@@ -155,6 +155,41 @@ func TestWatchGoesOnElsewhere(t *testing.T) {
 	}
 }
 
+// A watch moves to its shard's leader, which hears of changes first, as soon as a node names it.
+func TestWatchFollowsTheLeader(t *testing.T) {
+	f := newFakeCluster(t, 3, 1)
+	c := f.client()
+	w := watch(t, c, All())
+	f.write("k", "1")
+	next(t, w)
+	f.lead(1, "n3")
+	f.adjust(func() {
+		for _, n := range f.nodes {
+			n.watch.tellsLeader = true
+		}
+	})
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		f.mu.Lock()
+		moved := f.node("n3").watch.streams == 1
+		f.mu.Unlock()
+		if moved {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it stays where it is")
+		}
+	}
+	f.write("k", "2")
+	if got := next(t, w); got != "set k=2" {
+		t.Error(got)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s := f.node("n1").watch.streams + f.node("n2").watch.streams + f.node("n3").watch.streams; s != 2 {
+		t.Errorf("%d streams", s)
+	}
+}
+
 // One stream for each shard carries all watches; ended ones leave nothing behind, and the stream ends with the last.
 func TestWatchesShareStreams(t *testing.T) {
 	f := newFakeCluster(t, 1, 2)

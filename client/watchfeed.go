@@ -56,7 +56,7 @@ func (ws *watching) apart(c *Client, p *watchPart, lacking *node) {
 		return
 	}
 	f := newWatchFeed(c, p.shard)
-	f.lacking = map[*node]bool{lacking: true}
+	f.lacking, f.apart = map[*node]bool{lacking: true}, true
 	f.add(p)
 	ws.running.Go(f.run)
 }
@@ -106,6 +106,8 @@ type watchFeed struct {
 	// lacking are the replicas that are known not to have, or could not be asked for, what the only part needs; nil: this is not
 	// in question. The goroutine's own.
 	lacking map[*node]bool
+	// apart: see watching.apart.
+	apart bool
 
 	mu    sync.Mutex
 	parts map[uint64]*watchPart
@@ -382,8 +384,24 @@ func (f *watchFeed) receive(n *node, r *ostrakapb.WatchResponse) *failure {
 	}
 	if progress := r.GetProgress(); progress != nil {
 		f.progress(progress)
+		return f.betterPlace(n, progress)
 	}
 	return nil
+}
+
+// betterPlace is a failure that leads to the shard's leader, if that is not the node that is followed: nil, if it is. Parts that were
+// refused elsewhere, perhaps by the leader, stay until they have caught up.
+func (f *watchFeed) betterPlace(n *node, progress *ostrakapb.WatchProgress) *failure {
+	if progress.GetLeaderNode() == "" || f.apart && len(progress.GetExcept()) > 0 {
+		return nil
+	}
+	d := &ostrakapb.ErrorDetail{Reason: ostrakapb.Reason_REASON_NOT_LEADER, LeaderNode: progress.GetLeaderNode()}
+	leader := f.c.named(f.c.routes.Load(), d)
+	if leader == nil || leader == n || leader.suspected() {
+		return nil
+	}
+	fail := understandDetail(d, false)
+	return &fail
 }
 
 // compacted is told of a part whose changes a node does not hold. Another replica may: one that was not restarted meanwhile.

@@ -733,7 +733,9 @@ type WatchProgress struct {
 	Position *Position              `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
 	Except   []uint64               `protobuf:"varint,2,rep,packed,name=except,proto3" json:"except,omitempty"`
 	// How many creates had been taken from the stream, refused ones too.
-	Creates       uint64 `protobuf:"varint,3,opt,name=creates,proto3" json:"creates,omitempty"`
+	Creates uint64 `protobuf:"varint,3,opt,name=creates,proto3" json:"creates,omitempty"`
+	// The node that the replica believes to lead. It hears of changes first: a follower may have to wait for the next heartbeat.
+	LeaderNode    string `protobuf:"bytes,4,opt,name=leader_node,json=leaderNode,proto3" json:"leader_node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -789,6 +791,13 @@ func (x *WatchProgress) GetCreates() uint64 {
 	return 0
 }
 
+func (x *WatchProgress) GetLeaderNode() string {
+	if x != nil {
+		return x.LeaderNode
+	}
+	return ""
+}
+
 var File_ostraka_v1_watch_proto protoreflect.FileDescriptor
 
 const file_ostraka_v1_watch_proto_rawDesc = "" +
@@ -838,11 +847,13 @@ const file_ostraka_v1_watch_proto_rawDesc = "" +
 	"\bWatchEnd\x12\x14\n" +
 	"\x05watch\x18\x01 \x01(\x04R\x05watch\x12-\n" +
 	"\x05error\x18\x02 \x01(\v2\x17.ostraka.v1.ErrorDetailR\x05error\x12.\n" +
-	"\arestart\x18\x03 \x01(\v2\x14.ostraka.v1.PositionR\arestart\"s\n" +
+	"\arestart\x18\x03 \x01(\v2\x14.ostraka.v1.PositionR\arestart\"\x94\x01\n" +
 	"\rWatchProgress\x120\n" +
 	"\bposition\x18\x01 \x01(\v2\x14.ostraka.v1.PositionR\bposition\x12\x16\n" +
 	"\x06except\x18\x02 \x03(\x04R\x06except\x12\x18\n" +
-	"\acreates\x18\x03 \x01(\x04R\acreates*n\n" +
+	"\acreates\x18\x03 \x01(\x04R\acreates\x12\x1f\n" +
+	"\vleader_node\x18\x04 \x01(\tR\n" +
+	"leaderNode*n\n" +
 	"\n" +
 	"ChangeKind\x12\x1b\n" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +

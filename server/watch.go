@@ -231,6 +231,7 @@ func (s *watchCall) create(c *ostrakapb.WatchCreate) error {
 	}
 	if err := s.hub.add(w); err != nil {
 		s.forget(w.number)
+		s.hubs.counts.compacted.Add(1)
 		_, restart := s.hub.changes.End()
 		s.refuse(w.number, err, positionMessage(restart))
 		return nil
@@ -470,7 +471,8 @@ func (s *watchCall) progress() *ostrakapb.WatchResponse {
 	created := s.created
 	s.mu.Unlock()
 	at, except := s.hub.progress(all)
-	return &ostrakapb.WatchResponse{Progress: &ostrakapb.WatchProgress{Position: positionMessage(at), Except: append(except, ended...), Creates: created}}
+	return &ostrakapb.WatchResponse{Progress: &ostrakapb.WatchProgress{Position: positionMessage(at), Except: append(except, ended...), Creates: created,
+		LeaderNode: string(s.hub.leader())}}
 }
 
 func positionMessage(p store.Position) *ostrakapb.Position {

@@ -187,6 +187,18 @@ func TestWatchWithoutCreditHoldsNobodyUp(t *testing.T) {
 	if len(w.heard[1]) > 0 {
 		t.Errorf("%d changes without credit", len(w.heard[1]))
 	}
+	f.watches.mu.Lock()
+	hub := f.watches.hubs[1]
+	f.watches.mu.Unlock()
+	hub.mu.Lock()
+	for call := range hub.members {
+		call.mu.Lock()
+		if held := call.all[1]; held.state != watchStalled || len(held.queue) != watchQueueMax {
+			t.Errorf("%v is in state %d with a queue of %d", held, held.state, len(held.queue))
+		}
+		call.mu.Unlock()
+	}
+	hub.mu.Unlock()
 	w.until("progress without the one that lags", func() bool {
 		return w.progress != nil && len(w.progress.GetExcept()) == 1 && w.progress.GetExcept()[0] == 1
 	})
@@ -222,6 +234,9 @@ func TestWatchIsCompacted(t *testing.T) {
 	}
 	w.ask(&ostrakapb.WatchRequest{Credit: []*ostrakapb.WatchCredit{{Watch: 1, Bytes: endless}}})
 	w.until("the end of the slow one", func() bool { return w.ends[1] != nil })
+	if got := w.replica.history.Bytes(); got > 1<<20 {
+		t.Errorf("the history takes %d bytes", got)
+	}
 	end := w.ends[1]
 	if end.GetError().GetReason() != ostrakapb.Reason_REASON_COMPACTED || end.GetRestart().GetVersion() != writes {
 		t.Errorf("end: %v", end)
@@ -236,8 +251,8 @@ func TestWatchIsCompacted(t *testing.T) {
 	if got := w.heard[4][0]; string(got.GetValue()) != "new" || w.ends[2] != nil || w.ends[4] != nil {
 		t.Errorf("it hears %v; ends %v", got, w.ends)
 	}
-	if got := f.watches.counts.compacted.Load(); got != 1 {
-		t.Errorf("%d counted as compacted, want the slow one", got)
+	if got := f.watches.counts.compacted.Load(); got != 2 {
+		t.Errorf("%d counted as compacted, want the slow one and the late one", got)
 	}
 }
 
