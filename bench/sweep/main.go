@@ -1,6 +1,6 @@
 // Command sweep measures a cluster of three real processes on this machine, with several builds at several numbers of shards:
 // what they do under load and what processor time that takes, in alternating rounds so that a drifting machine drifts for all
-// alike, what they cost while idle, and how long shards take no writes after a node was killed. It is how the default number of shards was chosen
+// alike, what they cost while idle, what watchers cost writes, and how long shards take no writes after a node was killed. It is how the default number of shards was chosen
 // (docs/decisions/0004-default-shards.md), and how a change is measured against the build before it.
 //
 //	go run ./bench/sweep -shards 1,2,4,8,16 -rounds 3
@@ -8,6 +8,7 @@
 //	go run ./bench/sweep -binary ./ostraka,/tmp/ostraka-before -shards 3 -own-client
 //	go run ./bench/sweep -shards 1,16,64 -idle 20s
 //	go run ./bench/sweep -shards 12 -kills 6
+//	go run ./bench/sweep -shards 1,3 -callers 64 -watchers 10000
 package main
 
 import (
@@ -40,6 +41,7 @@ type options struct {
 	ownClient bool
 	idle      time.Duration
 	kills     int
+	watchers  int
 	profiles  string // a folder; empty: none are taken
 }
 
@@ -87,10 +89,11 @@ func main() {
 	ownClient := flag.Bool("own-client", false, "load each build with its own `ostraka bench`, for changes of the client")
 	idle := flag.Duration("idle", 0, "measure what an idle cluster costs over this time, instead of load")
 	kills := flag.Int("kills", 0, "measure how long shards take no writes after this many kills of a node, instead of load")
+	watchers := flag.Int("watchers", 0, "measure what so many watchers cost writes, instead of load")
 	profiles := flag.String("profile", "", "a folder for profiles of each node's processor time; taking them costs some")
 	flag.Parse()
 	opts := options{binaries: strings.Split(*binaries, ","), shards: numbers(*shards), loads: strings.Split(*kinds, ","), callers: numbers(*callers),
-		rounds: *rounds, duration: *duration, ownClient: *ownClient, idle: *idle, kills: *kills, profiles: *profiles}
+		rounds: *rounds, duration: *duration, ownClient: *ownClient, idle: *idle, kills: *kills, watchers: *watchers, profiles: *profiles}
 	for _, l := range opts.loads {
 		if _, ok := loads[l]; !ok {
 			log.Fatalf("-loads %s: there are writes, reads and stale", l)
@@ -104,6 +107,8 @@ func main() {
 		run = idleCosts
 	case opts.kills > 0:
 		run = failovers
+	case opts.watchers > 0:
+		run = watcherCosts
 	}
 	if err := run(ctx, opts); err != nil {
 		log.Fatal(err)
