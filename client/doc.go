@@ -51,6 +51,12 @@
 // each key; they are not atomic. [Client.Scan] merges the shards' keys into one ordered sequence with a page of
 // each shard in memory, and is resumed with [After].
 //
+// # Changes
+//
+// [Client.Watch] follows the keys of a range: every change once, those of a key in order, over failures of nodes and changes of leaders. A
+// [Token] says how far a watch is, and another watch goes on from it. Nodes hold the latest changes only: a watch that is
+// too late ends with a [*CompactedError], which tells where to begin again.
+//
 // # Time
 //
 // A call ends at its context's deadline, or after [WithTimeout] if it has none. Within it, a read that a node
@@ -62,11 +68,12 @@
 // The package owns routing, retries and the client's end of sessions (session.go). It refuses to know what nodes do with
 // requests: everything it learns comes from answers, and of errors it reads the typed detail (errors.go),
 // never the text. Read routes.go for the map and the leaders, then call.go for the way of one operation;
-// multi.go and scan.go build on both; node.go has the connections, and how the client knows that a request has
-// left.
+// multi.go and scan.go build on both; watch.go and watchfeed.go follow changes; node.go has the connections, and how the client
+// knows that a request has left.
 //
-// Goroutines: calls run on their callers'. Fetching a newer map has one of its own (routes.go), joined by
-// Close; multi-operations and scans start some that end before they return. A Client's mutable state is the
-// pointer to the immutable routes with an atomic leader for each shard, the pool of connections, the sessions'
-// numbers and the retry budget, the last three behind mutexes of their own, none held during a call.
+// Goroutines: calls run on their callers'. Fetching a newer map has one of its own (routes.go), and each shard that is
+// watched two (watchfeed.go), all joined by Close; multi-operations and scans start some that end before they return. A
+// Client's mutable state is the pointer to the immutable routes with an atomic leader for each shard, the pool of connections,
+// the feeds of its watches, the sessions' numbers and the retry budget, the last four behind mutexes of their own, none held during
+// a call.
 package client

@@ -124,3 +124,63 @@ func ExampleAdmin_Bootstrap() {
 	}
 	fmt.Println(made.ClusterID, made.Shards, err)
 }
+
+// Follow keys, and go on after a restart of this program: the token says how far it is.
+func ExampleClient_Watch() {
+	var c *client.Client          // from client.New
+	var saved *client.Token       // from an earlier run, if there was one
+	save := func(client.Token) {} // to wherever the work is saved that changes cause
+	var options []client.WatchOption
+	if saved != nil {
+		options = append(options, client.From(*saved))
+	}
+	ctx := context.Background()
+	w, err := c.Watch(ctx, client.Prefix([]byte("user:")), options...)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer w.Close()
+	for change, err := range w.Changes(ctx) {
+		if compacted, ok := errors.AsType[*client.CompactedError](err); ok {
+			save(compacted.Restart) // and read all keys anew
+			return
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%s %s is now %q\n", change.Kind, change.Key, change.Value)
+		save(w.Token())
+	}
+}
+
+// Keep a copy of some keys: what is there now, and every change from then on. The watch begins first, so that nothing falls between; a
+// change that the scan already showed is known by its version.
+func ExampleClient_Watch_copy() {
+	var c *client.Client // from client.New
+	ctx, keys := context.Background(), client.Prefix([]byte("user:"))
+	w, err := c.Watch(ctx, keys)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer w.Close()
+	values, versions := make(map[string][]byte), make(map[string]uint64)
+	for item, err := range c.Scan(ctx, keys) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		values[string(item.Key)], versions[string(item.Key)] = item.Value, item.Version
+	}
+	for change, err := range w.Changes(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		key := string(change.Key)
+		switch {
+		case change.Version <= versions[key]:
+		case change.Kind == client.ChangeSet:
+			values[key] = change.Value
+		default:
+			delete(values, key)
+		}
+	}
+}

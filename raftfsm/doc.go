@@ -31,6 +31,6 @@
 //   - A read never uses a confirmation that was asked for before it arrived (confirm.go).
 //   - What this build can't read stops the replica.
 //
-// Start reading at group.go, then proposer.go for writes and confirm.go for reads. docs/raft-edges.md lists what raft
-// leaves to us.
+// Start reading at group.go, then proposer.go for writes and confirm.go for reads; watch.go leads to those who follow changes.
+// docs/raft-edges.md lists what raft leaves to us.
 package raftfsm

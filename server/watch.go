@@ -28,7 +28,7 @@ const (
 	// watchCreatesMax bounds the watches that one message begins.
 	watchCreatesMax = 4096
 	// watchMessageBytes is about what one message of changes carries; a larger change goes alone.
-	watchMessageBytes = 256 << 10
+	watchMessageBytes = 64 << 10
 	// watchTurnChanges is how many changes of one watch are sent before others have their turn.
 	watchTurnChanges = 64
 	// changeOverhead is what a change takes of a client's room beside its key and values. It is part of the protocol.
@@ -479,7 +479,7 @@ func positionMessage(p store.Position) *ostrakapb.Position {
 	return &ostrakapb.Position{Version: uint64(p.Version), Index: p.Index}
 }
 
-var changeKinds = map[store.ChangeKind]ostrakapb.ChangeKind{
+var changeKinds = [...]ostrakapb.ChangeKind{
 	store.ChangeSet:    ostrakapb.ChangeKind_CHANGE_KIND_SET,
 	store.ChangeDelete: ostrakapb.ChangeKind_CHANGE_KIND_DELETE,
 	store.ChangeExpire: ostrakapb.ChangeKind_CHANGE_KIND_EXPIRE,
@@ -487,15 +487,28 @@ var changeKinds = map[store.ChangeKind]ostrakapb.ChangeKind{
 
 // changeMessage copies a change.
 func changeMessage(c *store.Change, previous bool) *ostrakapb.Change {
-	m := &ostrakapb.Change{Kind: changeKinds[c.Kind], Key: bytes.Clone(c.Key), Value: bytes.Clone(c.Value), Position: positionMessage(c.Position),
-		TimeMs: int64(c.Time), Existed: c.Existed, PreviousVersion: uint64(c.PreviousVersion)}
+	before := c.Previous
+	if !previous {
+		before = nil
+	}
+	var m struct { // one allocation for the two, and one for all bytes
+		change   ostrakapb.Change
+		position ostrakapb.Position
+	}
+	b := make([]byte, 0, len(c.Key)+len(c.Value)+len(before))
+	cut := func(part []byte) []byte {
+		at := len(b)
+		b = append(b, part...)
+		return b[at:len(b):len(b)]
+	}
+	m.position.Version, m.position.Index = uint64(c.Position.Version), c.Position.Index
+	m.change.Kind, m.change.Position, m.change.TimeMs = changeKinds[c.Kind], &m.position, int64(c.Time)
+	m.change.Key, m.change.Value, m.change.Previous = cut(c.Key), cut(c.Value), cut(before)
+	m.change.Existed, m.change.PreviousVersion = c.Existed, uint64(c.PreviousVersion)
 	if c.ExpiresAt != 0 {
-		m.TtlMs = int64(max(c.ExpiresAt-c.Time, 1))
+		m.change.TtlMs = int64(max(c.ExpiresAt-c.Time, 1))
 	}
-	if previous {
-		m.Previous = bytes.Clone(c.Previous)
-	}
-	return m
+	return &m.change
 }
 
 // watchCounts count the watches of a node.

@@ -20,6 +20,9 @@ const (
 	// watchQueueMax is how many changes may wait for one watch, eight bytes each. One that is slower has to read them again, from the
 	// shard's history.
 	watchQueueMax = 256
+	// watchGather is how long a hub leaves changes alone after it has looked at some: under load one look, and one message to each
+	// stream, are for many of them. The first one after a rest is told of at once.
+	watchGather = time.Millisecond
 	// watchSliceBytes is about how much of the history is looked through while the hub is locked.
 	watchSliceBytes = 64 << 10
 )
@@ -120,8 +123,16 @@ func (h *watchHub) run() {
 			default:
 			}
 		}
+		looked := time.Now()
 		select {
 		case <-h.changes.Changed():
+			if wait := watchGather - time.Since(looked); wait > 0 {
+				select {
+				case <-time.After(wait):
+				case <-h.quit:
+					return
+				}
+			}
 		case <-h.wake:
 		case <-beat.C:
 			if leaderless++; h.leader() != "" {

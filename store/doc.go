@@ -29,9 +29,14 @@
 // logged operation itself, removes it. Whether a key is expired is decided by the store's time alone. A
 // caller whose own clock is ahead looks at Meta.ExpiresAt and commits a time before it calls a key expired.
 //
+// # History
+//
+// A store may note its changes in a History (KeepHistory), from which others follow it. It is no part of the store's state: two
+// stores are equal whatever their histories hold. Own and Disown are no changes of keys, and are not noted.
+//
 // # Goroutines
 //
-// One goroutine writes: Own, Disown, SetTime, RaiseVersion, Apply, Reap and Freeze belong to it. Any
+// One goroutine writes: Own, Disown, SetTime, RaiseVersion, Apply, Reap, Freeze and KeepHistory belong to it, and History.Publish. Any
 // number of goroutines read beside it: Get, Peek, Inspect, Scan, Due, NextExpiry, Owns and the
 // statistics. A View may be used and closed from any one goroutine. The package starts no goroutine.
 //
