@@ -44,11 +44,16 @@ func watcherCosts(ctx context.Context, opts options) error {
 					if err := settle(ctx, c); err != nil {
 						return err
 					}
+					// What a young cluster does first is slower, and is not measured.
+					if _, _, err := measureCrowd(ctx, opts, c, s, "none", callers); err != nil {
+						return err
+					}
 					for _, crowd := range order {
 						o, w, err := measureCrowd(ctx, opts, c, s, crowd, callers)
 						if err != nil {
 							return err
 						}
+						log.Printf("  %-5s %.0f/s, p99 %.1f ms, %.1f µs", crowd, o.OpsPerSecond, float64(o.Latency.P99)/1000, o.each(o.nodes))
 						measured[crowd] = append(measured[crowd], o)
 						if crowd == "busy" {
 							heard = append(heard, float64(w.heard.Load())/opts.duration.Seconds())
