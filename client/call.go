@@ -359,7 +359,8 @@ func (c *Client) settle(ctx context.Context, way *course, rt *routes, sr *shardR
 		}
 	case goElsewhere:
 		sr.forget(n)
-		if f.detail == nil { // nobody answered there: the node may have moved, and only the others know
+		// Nobody answered there: the node may have moved, and only the others know. One that took the request was there.
+		if f.detail == nil && !errors.Is(f.err, ErrOutcomeUnknown) {
 			c.refreshSoon()
 		}
 	}
