@@ -44,7 +44,7 @@ func (n *Node) openMembership(plan *ostrakapb.BootstrapPlan) (*membership, error
 	if err != nil {
 		return nil, errors.Join(err, disks.Close())
 	}
-	return &membership{clusterID: plan.GetClusterId(), planned: m, storage: disks, host: host, lost: make(map[shard.ID]lostReplica)}, nil
+	return &membership{clusterID: plan.GetClusterId(), planned: m, plannedLevel: plan.GetFormatLevel(), storage: disks, host: host, lost: make(map[shard.ID]lostReplica)}, nil
 }
 
 // logProgress reports how far the write-ahead log has been read at the start, every few seconds: the node is not serving

@@ -61,8 +61,10 @@ type Node struct {
 type membership struct {
 	clusterID string
 	planned   *shard.Map
-	storage   *storage.Node
-	host      *raftfsm.Host
+	// plannedLevel is the format level of that time. The cluster's is never lower.
+	plannedLevel uint32
+	storage      *storage.Node
+	host         *raftfsm.Host
 	// told is the newest state of the cluster that other nodes told this one; nil: none did. They are asked while the node's
 	// own replica of the meta group is not there, or not up to date.
 	told atomic.Pointer[raftfsm.ClusterState]
@@ -370,14 +372,17 @@ func (n *Node) Map() *shard.Map {
 	return m.planned
 }
 
-// FormatLevel returns the cluster's format level; 0 while it is not known.
+// FormatLevel returns the cluster's format level, as far as this node knows it; 0 while it knows of none. A node that has just
+// started may lead a shard before the meta group has a leader and tells it more than the plan does.
 func (n *Node) FormatLevel() uint32 {
-	if m := n.membership.Load(); m != nil {
-		if state := m.state(); state != nil {
-			return state.FormatLevel
-		}
+	m := n.membership.Load()
+	if m == nil {
+		return 0
 	}
-	return 0
+	if state := m.state(); state != nil {
+		return state.FormatLevel
+	}
+	return m.plannedLevel
 }
 
 // MetaLeader returns the node believed to lead the meta group; empty where none is known.
