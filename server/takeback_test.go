@@ -263,3 +263,26 @@ func TestReportsAreChecked(t *testing.T) {
 		t.Errorf("the state changed: epoch %d after %d", now, epoch)
 	}
 }
+
+// TestLevelBeforeTheMetaGroup: a node that has just started, and whose meta group has no majority, knows its cluster's level: it may
+// have to lead a shard before it hears more.
+func TestLevelBeforeTheMetaGroup(t *testing.T) {
+	nodes, _ := startMembers(t)
+	soon(t, "all vote", func() bool { return allVote(nodes) })
+	for _, n := range nodes {
+		n.stop()
+	}
+	alone := nodes[0]
+	alone.start()
+	soon(t, "it runs", func() bool { return alone.node.Host() != nil && alone.node.Host().Meta() != nil })
+	if level := alone.node.FormatLevel(); level != FormatLevel {
+		t.Errorf("level %d, want %d", level, FormatLevel)
+	}
+	if alone.state() != nil {
+		t.Log("its replica of the meta group knew more by then: a snapshot was taken")
+	}
+	for _, n := range nodes[1:] {
+		n.start()
+	}
+	soon(t, "all vote again", func() bool { return allVote(nodes) })
+}
