@@ -262,6 +262,11 @@ type NodeStatus struct {
 	Sync string `json:"sync,omitempty"`
 	// MetaReplica is the state of the node's replica of the cluster's own state, as ReplicaStatus.State.
 	MetaReplica string `json:"meta_replica,omitempty"`
+	// MemoryBytes is what all replicas of the node take in memory, MemoryLimitBytes its limit; 0: none. MemoryOver: writes that
+	// would take more are refused by every shard with a voter on it.
+	MemoryBytes      uint64 `json:"memory_bytes,omitempty"`
+	MemoryLimitBytes uint64 `json:"memory_limit_bytes,omitempty"`
+	MemoryOver       bool   `json:"memory_over,omitempty"`
 }
 
 // ShardStatus is one shard's state; Leader, Term, Keys and Bytes are its leader's account.
@@ -318,6 +323,10 @@ func statusFromProto(p *ostrakapb.StatusResponse) *Status {
 			FormatLevel: n.GetFormatLevel(),
 			Sync:        n.GetSync(),
 			MetaReplica: n.GetMetaReplica(),
+
+			MemoryBytes:      n.GetMemoryBytes(),
+			MemoryLimitBytes: n.GetMemoryLimitBytes(),
+			MemoryOver:       n.GetMemoryOver(),
 		})
 	}
 	for _, sh := range p.GetShards() {

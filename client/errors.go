@@ -30,6 +30,9 @@ var (
 	ErrNotBootstrapped error = &unavailableError{"not bootstrapped"}
 	// ErrNoEndpoint: none of the endpoints answered. Matches ErrUnavailable too.
 	ErrNoEndpoint error = &unavailableError{"no endpoint answered"}
+	// ErrMemory: a node that holds the key's shard is over its memory limit, and the write would take more. Not done, and not
+	// tried again by the client: room comes by deletes and expiry. The error is a *MemoryError. Matches ErrUnavailable too.
+	ErrMemory error = &unavailableError{"over the memory limit"}
 	// ErrLimit: something is over a limit, and nothing was written. The error is a *LimitError.
 	ErrLimit = errors.New("over a limit")
 	// ErrInvalid: an argument is missing or contradicts another. The error is an *InvalidError.
@@ -95,6 +98,20 @@ func (e *LimitError) Error() string {
 
 // Is makes errors.Is(err, ErrLimit) true.
 func (e *LimitError) Is(target error) bool { return target == ErrLimit }
+
+// MemoryError says which node is over its memory limit. errors.Is(err, ErrMemory), and ErrUnavailable.
+type MemoryError struct {
+	Node string
+	// Used and Limit are the node's, in bytes.
+	Used, Limit int64
+}
+
+func (e *MemoryError) Error() string {
+	return fmt.Sprintf("node %s is over its memory limit: it uses %d bytes, max-memory is %d", e.Node, e.Used, e.Limit)
+}
+
+// Is makes errors.Is(err, ErrMemory) and errors.Is(err, ErrUnavailable) true.
+func (e *MemoryError) Is(target error) bool { return target == ErrMemory || target == ErrUnavailable }
 
 // InvalidError names the field of a request that is missing or contradicts another. errors.Is(err, ErrInvalid).
 type InvalidError struct {
@@ -178,10 +195,15 @@ var reasons = map[ostrakapb.Reason]struct {
 	ostrakapb.Reason_REASON_SESSION_UNKNOWN:  {err: ErrUnavailable, remedy: newName},
 	ostrakapb.Reason_REASON_RESULT_FORGOTTEN: {err: ErrUnavailable, remedy: newName},
 	ostrakapb.Reason_REASON_COMPACTED:        {err: ErrCompacted, remedy: giveUp},
+	ostrakapb.Reason_REASON_MEMORY:           {remedy: giveUp, build: memoryError},
 }
 
 func limitError(d *ostrakapb.ErrorDetail) error {
 	return &LimitError{Limit: d.GetLimit(), Max: d.GetLimitMax(), Got: d.GetLimitGot(), Message: d.GetMessage()}
+}
+
+func memoryError(d *ostrakapb.ErrorDetail) error {
+	return &MemoryError{Node: d.GetNode(), Used: d.GetLimitGot(), Limit: d.GetLimitMax()}
 }
 
 func invalidError(d *ostrakapb.ErrorDetail) error {

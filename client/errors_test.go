@@ -33,6 +33,7 @@ func TestEveryReasonHasItsError(t *testing.T) {
 		ostrakapb.Reason_REASON_SESSION_UNKNOWN:  ErrUnavailable, // whether it is, is the write's name to judge
 		ostrakapb.Reason_REASON_RESULT_FORGOTTEN: ErrUnavailable,
 		ostrakapb.Reason_REASON_COMPACTED:        ErrCompacted,
+		ostrakapb.Reason_REASON_MEMORY:           ErrMemory,
 	}
 	for number, name := range ostrakapb.Reason_name {
 		reason := ostrakapb.Reason(number)
@@ -60,7 +61,14 @@ func TestEveryReasonHasItsError(t *testing.T) {
 }
 
 func TestTheFieldsOfTypedErrors(t *testing.T) {
-	d := notDone(ostrakapb.Reason_REASON_LIMIT)
+	d := notDone(ostrakapb.Reason_REASON_MEMORY)
+	d.Node, d.LimitMax, d.LimitGot = "n2", 10, 11
+	var memory *MemoryError
+	if f := understand(detailed(d), true, true); !errors.As(f.err, &memory) || *memory != (MemoryError{"n2", 11, 10}) || f.remedy != giveUp ||
+		!errors.Is(f.err, ErrUnavailable) {
+		t.Errorf("%v, remedy %d", f.err, f.remedy)
+	}
+	d = notDone(ostrakapb.Reason_REASON_LIMIT)
 	d.Limit, d.LimitMax, d.LimitGot, d.Message = "value_bytes_max", 10, 11, "too much"
 	var limit *LimitError
 	if err := understand(detailed(d), true, true).err; !errors.As(err, &limit) || *limit != (LimitError{"value_bytes_max", 10, 11, "too much"}) {

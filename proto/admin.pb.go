@@ -271,7 +271,12 @@ type NodeStatus struct {
 	Sync string `protobuf:"bytes,8,opt,name=sync,proto3" json:"sync,omitempty"`
 	// State of the node's replica of the meta group, as in ReplicaStatus; empty where the node is not a member or was not
 	// reached.
-	MetaReplica   string `protobuf:"bytes,9,opt,name=meta_replica,json=metaReplica,proto3" json:"meta_replica,omitempty"`
+	MetaReplica string `protobuf:"bytes,9,opt,name=meta_replica,json=metaReplica,proto3" json:"meta_replica,omitempty"`
+	// What all replicas of the node take in memory, and its limit, in bytes; limit 0: none.
+	MemoryBytes      uint64 `protobuf:"varint,10,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	MemoryLimitBytes uint64 `protobuf:"varint,11,opt,name=memory_limit_bytes,json=memoryLimitBytes,proto3" json:"memory_limit_bytes,omitempty"`
+	// It is over its limit: writes that would take more are refused by all shards with a voter on it.
+	MemoryOver    bool `protobuf:"varint,12,opt,name=memory_over,json=memoryOver,proto3" json:"memory_over,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -367,6 +372,27 @@ func (x *NodeStatus) GetMetaReplica() string {
 		return x.MetaReplica
 	}
 	return ""
+}
+
+func (x *NodeStatus) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetMemoryLimitBytes() uint64 {
+	if x != nil {
+		return x.MemoryLimitBytes
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetMemoryOver() bool {
+	if x != nil {
+		return x.MemoryOver
+	}
+	return false
 }
 
 type ReplicaStatus struct {
@@ -1412,7 +1438,7 @@ const file_ostraka_v1_admin_proto_rawDesc = "" +
 	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x18\n" +
 	"\aalready\x18\x04 \x01(\bR\aalready\"%\n" +
 	"\rStatusRequest\x12\x14\n" +
-	"\x05local\x18\x01 \x01(\bR\x05local\"\xf2\x01\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\"\xe4\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -1423,7 +1449,12 @@ const file_ostraka_v1_admin_proto_rawDesc = "" +
 	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\x12!\n" +
 	"\fformat_level\x18\a \x01(\rR\vformatLevel\x12\x12\n" +
 	"\x04sync\x18\b \x01(\tR\x04sync\x12!\n" +
-	"\fmeta_replica\x18\t \x01(\tR\vmetaReplica\"\xdc\x02\n" +
+	"\fmeta_replica\x18\t \x01(\tR\vmetaReplica\x12!\n" +
+	"\fmemory_bytes\x18\n" +
+	" \x01(\x04R\vmemoryBytes\x12,\n" +
+	"\x12memory_limit_bytes\x18\v \x01(\x04R\x10memoryLimitBytes\x12\x1f\n" +
+	"\vmemory_over\x18\f \x01(\bR\n" +
+	"memoryOver\"\xdc\x02\n" +
 	"\rReplicaStatus\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\x04R\areplica\x12\x12\n" +

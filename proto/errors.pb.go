@@ -62,6 +62,9 @@ const (
 	Reason_REASON_RESULT_FORGOTTEN Reason = 17
 	// The changes that a watch needs are not held any more: begin again from what is there now.
 	Reason_REASON_COMPACTED Reason = 20
+	// A node that holds a replica of the shard is over its memory limit, and the write would take more: node names it, limit_max
+	// and limit_got are its limit and what it uses, in bytes. Deletes, reads and what takes no more go on.
+	Reason_REASON_MEMORY Reason = 24
 )
 
 // Enum value maps for Reason.
@@ -86,6 +89,7 @@ var (
 		16: "REASON_SESSION_UNKNOWN",
 		17: "REASON_RESULT_FORGOTTEN",
 		20: "REASON_COMPACTED",
+		24: "REASON_MEMORY",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":      0,
@@ -107,6 +111,7 @@ var (
 		"REASON_SESSION_UNKNOWN":  16,
 		"REASON_RESULT_FORGOTTEN": 17,
 		"REASON_COMPACTED":        20,
+		"REASON_MEMORY":           24,
 	}
 )
 
@@ -207,7 +212,9 @@ type ErrorDetail struct {
 	// For people; programs read the other fields.
 	Message string `protobuf:"bytes,12,opt,name=message,proto3" json:"message,omitempty"`
 	// With REASON_SESSION_UNKNOWN: the shard's time in milliseconds.
-	ShardTimeMs   int64 `protobuf:"varint,13,opt,name=shard_time_ms,json=shardTimeMs,proto3" json:"shard_time_ms,omitempty"`
+	ShardTimeMs int64 `protobuf:"varint,13,opt,name=shard_time_ms,json=shardTimeMs,proto3" json:"shard_time_ms,omitempty"`
+	// The node that the error is about, where it is not the answering one's place in the cluster.
+	Node          string `protobuf:"bytes,20,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -333,12 +340,19 @@ func (x *ErrorDetail) GetShardTimeMs() int64 {
 	return 0
 }
 
+func (x *ErrorDetail) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
 var File_ostraka_v1_errors_proto protoreflect.FileDescriptor
 
 const file_ostraka_v1_errors_proto_rawDesc = "" +
 	"\n" +
 	"\x17ostraka/v1/errors.proto\x12\n" +
-	"ostraka.v1\"\xa6\x03\n" +
+	"ostraka.v1\"\xba\x03\n" +
 	"\vErrorDetail\x12*\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x12.ostraka.v1.ReasonR\x06reason\x12-\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x13.ostraka.v1.OutcomeR\aoutcome\x12\x14\n" +
@@ -354,7 +368,8 @@ const file_ostraka_v1_errors_proto_rawDesc = "" +
 	" \x01(\x03R\blimitGot\x12$\n" +
 	"\x0eretry_after_ms\x18\v \x01(\x03R\fretryAfterMs\x12\x18\n" +
 	"\amessage\x18\f \x01(\tR\amessage\x12\"\n" +
-	"\rshard_time_ms\x18\r \x01(\x03R\vshardTimeMs*\xce\x03\n" +
+	"\rshard_time_ms\x18\r \x01(\x03R\vshardTimeMs\x12\x12\n" +
+	"\x04node\x18\x14 \x01(\tR\x04node*\xe1\x03\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17REASON_NOT_BOOTSTRAPPED\x10\x01\x12\x15\n" +
@@ -375,7 +390,8 @@ const file_ostraka_v1_errors_proto_rawDesc = "" +
 	"\x12REASON_UNSUPPORTED\x10\x0f\x12\x1a\n" +
 	"\x16REASON_SESSION_UNKNOWN\x10\x10\x12\x1b\n" +
 	"\x17REASON_RESULT_FORGOTTEN\x10\x11\x12\x14\n" +
-	"\x10REASON_COMPACTED\x10\x14*M\n" +
+	"\x10REASON_COMPACTED\x10\x14\x12\x11\n" +
+	"\rREASON_MEMORY\x10\x18*M\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10OUTCOME_NOT_DONE\x10\x01\x12\x13\n" +

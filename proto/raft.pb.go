@@ -506,7 +506,9 @@ type Frame struct {
 	Heartbeats       *Heartbeats            `protobuf:"bytes,3,opt,name=heartbeats,proto3" json:"heartbeats,omitempty"`
 	HeartbeatReplies []*HeartbeatReplies    `protobuf:"bytes,4,rep,name=heartbeat_replies,json=heartbeatReplies,proto3" json:"heartbeat_replies,omitempty"`
 	// The sender's disk does not answer: it leads nothing any more, and won't until it says so by heartbeats.
-	DiskStalled   bool `protobuf:"varint,5,opt,name=disk_stalled,json=diskStalled,proto3" json:"disk_stalled,omitempty"`
+	DiskStalled bool `protobuf:"varint,5,opt,name=disk_stalled,json=diskStalled,proto3" json:"disk_stalled,omitempty"`
+	// How the sender stands with its memory; with answers to heartbeats, and as soon as over changes. Absent: it has no limit.
+	Memory        *NodeMemory `protobuf:"bytes,6,opt,name=memory,proto3" json:"memory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -576,6 +578,75 @@ func (x *Frame) GetDiskStalled() bool {
 	return false
 }
 
+func (x *Frame) GetMemory() *NodeMemory {
+	if x != nil {
+		return x.Memory
+	}
+	return nil
+}
+
+// NodeMemory is what a node says of its memory, in bytes.
+type NodeMemory struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Used  uint64                 `protobuf:"varint,1,opt,name=used,proto3" json:"used,omitempty"`
+	Limit uint64                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// It takes no growth: used has reached limit, and not come down to the lower mark since.
+	Over          bool `protobuf:"varint,3,opt,name=over,proto3" json:"over,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeMemory) Reset() {
+	*x = NodeMemory{}
+	mi := &file_ostraka_v1_raft_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeMemory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeMemory) ProtoMessage() {}
+
+func (x *NodeMemory) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_raft_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeMemory.ProtoReflect.Descriptor instead.
+func (*NodeMemory) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *NodeMemory) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *NodeMemory) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *NodeMemory) GetOver() bool {
+	if x != nil {
+		return x.Over
+	}
+	return false
+}
+
 // Heartbeats are those of many groups to one node, in columns of equal length: row i is a heartbeat. Whatever
 // else raft puts into one follows from the sending replica.
 type Heartbeats struct {
@@ -596,7 +667,7 @@ type Heartbeats struct {
 
 func (x *Heartbeats) Reset() {
 	*x = Heartbeats{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[7]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +679,7 @@ func (x *Heartbeats) String() string {
 func (*Heartbeats) ProtoMessage() {}
 
 func (x *Heartbeats) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[7]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +692,7 @@ func (x *Heartbeats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeats.ProtoReflect.Descriptor instead.
 func (*Heartbeats) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{7}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Heartbeats) GetRound() uint64 {
@@ -688,7 +759,7 @@ type HeartbeatReplies struct {
 
 func (x *HeartbeatReplies) Reset() {
 	*x = HeartbeatReplies{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[8]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +771,7 @@ func (x *HeartbeatReplies) String() string {
 func (*HeartbeatReplies) ProtoMessage() {}
 
 func (x *HeartbeatReplies) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[8]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +784,7 @@ func (x *HeartbeatReplies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatReplies.ProtoReflect.Descriptor instead.
 func (*HeartbeatReplies) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{8}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HeartbeatReplies) GetRound() uint64 {
@@ -761,7 +832,7 @@ type HeartbeatRefusal struct {
 
 func (x *HeartbeatRefusal) Reset() {
 	*x = HeartbeatRefusal{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[9]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +844,7 @@ func (x *HeartbeatRefusal) String() string {
 func (*HeartbeatRefusal) ProtoMessage() {}
 
 func (x *HeartbeatRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[9]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +857,7 @@ func (x *HeartbeatRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatRefusal.ProtoReflect.Descriptor instead.
 func (*HeartbeatRefusal) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{9}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HeartbeatRefusal) GetRow() uint32 {
@@ -841,7 +912,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[10]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +924,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[10]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +937,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{10}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Envelope) GetCall() uint64 {
@@ -1127,7 +1198,7 @@ type RaftHeader struct {
 
 func (x *RaftHeader) Reset() {
 	*x = RaftHeader{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[11]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1210,7 @@ func (x *RaftHeader) String() string {
 func (*RaftHeader) ProtoMessage() {}
 
 func (x *RaftHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[11]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1223,7 @@ func (x *RaftHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftHeader.ProtoReflect.Descriptor instead.
 func (*RaftHeader) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{11}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RaftHeader) GetProtocol() uint32 {
@@ -1191,7 +1262,7 @@ type LogEntry struct {
 
 func (x *LogEntry) Reset() {
 	*x = LogEntry{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[12]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1274,7 @@ func (x *LogEntry) String() string {
 func (*LogEntry) ProtoMessage() {}
 
 func (x *LogEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[12]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1287,7 @@ func (x *LogEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
 func (*LogEntry) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{12}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LogEntry) GetIndex() uint64 {
@@ -1276,7 +1347,7 @@ type AppendEntries struct {
 
 func (x *AppendEntries) Reset() {
 	*x = AppendEntries{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[13]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1359,7 @@ func (x *AppendEntries) String() string {
 func (*AppendEntries) ProtoMessage() {}
 
 func (x *AppendEntries) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[13]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1372,7 @@ func (x *AppendEntries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendEntries.ProtoReflect.Descriptor instead.
 func (*AppendEntries) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{13}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AppendEntries) GetHeader() *RaftHeader {
@@ -1366,7 +1437,7 @@ type AppendEntriesReply struct {
 
 func (x *AppendEntriesReply) Reset() {
 	*x = AppendEntriesReply{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[14]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1449,7 @@ func (x *AppendEntriesReply) String() string {
 func (*AppendEntriesReply) ProtoMessage() {}
 
 func (x *AppendEntriesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[14]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1462,7 @@ func (x *AppendEntriesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendEntriesReply.ProtoReflect.Descriptor instead.
 func (*AppendEntriesReply) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{14}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AppendEntriesReply) GetHeader() *RaftHeader {
@@ -1443,7 +1514,7 @@ type RequestVote struct {
 
 func (x *RequestVote) Reset() {
 	*x = RequestVote{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[15]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1455,7 +1526,7 @@ func (x *RequestVote) String() string {
 func (*RequestVote) ProtoMessage() {}
 
 func (x *RequestVote) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[15]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1468,7 +1539,7 @@ func (x *RequestVote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestVote.ProtoReflect.Descriptor instead.
 func (*RequestVote) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{15}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RequestVote) GetHeader() *RaftHeader {
@@ -1524,7 +1595,7 @@ type RequestVoteReply struct {
 
 func (x *RequestVoteReply) Reset() {
 	*x = RequestVoteReply{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[16]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1607,7 @@ func (x *RequestVoteReply) String() string {
 func (*RequestVoteReply) ProtoMessage() {}
 
 func (x *RequestVoteReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[16]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1620,7 @@ func (x *RequestVoteReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestVoteReply.ProtoReflect.Descriptor instead.
 func (*RequestVoteReply) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{16}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RequestVoteReply) GetHeader() *RaftHeader {
@@ -1582,7 +1653,7 @@ type TimeoutNow struct {
 
 func (x *TimeoutNow) Reset() {
 	*x = TimeoutNow{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[17]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1665,7 @@ func (x *TimeoutNow) String() string {
 func (*TimeoutNow) ProtoMessage() {}
 
 func (x *TimeoutNow) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[17]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1678,7 @@ func (x *TimeoutNow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeoutNow.ProtoReflect.Descriptor instead.
 func (*TimeoutNow) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{17}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TimeoutNow) GetHeader() *RaftHeader {
@@ -1626,7 +1697,7 @@ type TimeoutNowReply struct {
 
 func (x *TimeoutNowReply) Reset() {
 	*x = TimeoutNowReply{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[18]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1709,7 @@ func (x *TimeoutNowReply) String() string {
 func (*TimeoutNowReply) ProtoMessage() {}
 
 func (x *TimeoutNowReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[18]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1722,7 @@ func (x *TimeoutNowReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeoutNowReply.ProtoReflect.Descriptor instead.
 func (*TimeoutNowReply) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{18}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TimeoutNowReply) GetHeader() *RaftHeader {
@@ -1678,7 +1749,7 @@ type InstallSnapshot struct {
 
 func (x *InstallSnapshot) Reset() {
 	*x = InstallSnapshot{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[19]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1761,7 @@ func (x *InstallSnapshot) String() string {
 func (*InstallSnapshot) ProtoMessage() {}
 
 func (x *InstallSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[19]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +1774,7 @@ func (x *InstallSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSnapshot.ProtoReflect.Descriptor instead.
 func (*InstallSnapshot) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{19}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InstallSnapshot) GetHeader() *RaftHeader {
@@ -1780,7 +1851,7 @@ type InstallSnapshotReply struct {
 
 func (x *InstallSnapshotReply) Reset() {
 	*x = InstallSnapshotReply{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[20]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +1863,7 @@ func (x *InstallSnapshotReply) String() string {
 func (*InstallSnapshotReply) ProtoMessage() {}
 
 func (x *InstallSnapshotReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[20]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +1876,7 @@ func (x *InstallSnapshotReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSnapshotReply.ProtoReflect.Descriptor instead.
 func (*InstallSnapshotReply) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{20}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *InstallSnapshotReply) GetHeader() *RaftHeader {
@@ -1840,7 +1911,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[21]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +1923,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[21]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +1936,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{21}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SnapshotChunk) GetHandshake() *Handshake {
@@ -1900,7 +1971,7 @@ type ReadConfirm struct {
 
 func (x *ReadConfirm) Reset() {
 	*x = ReadConfirm{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[22]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +1983,7 @@ func (x *ReadConfirm) String() string {
 func (*ReadConfirm) ProtoMessage() {}
 
 func (x *ReadConfirm) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[22]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +1996,7 @@ func (x *ReadConfirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConfirm.ProtoReflect.Descriptor instead.
 func (*ReadConfirm) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{22}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReadConfirm) GetGroups() []*ReadConfirmGroup {
@@ -1947,7 +2018,7 @@ type ReadConfirmGroup struct {
 
 func (x *ReadConfirmGroup) Reset() {
 	*x = ReadConfirmGroup{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[23]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2030,7 @@ func (x *ReadConfirmGroup) String() string {
 func (*ReadConfirmGroup) ProtoMessage() {}
 
 func (x *ReadConfirmGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[23]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2043,7 @@ func (x *ReadConfirmGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConfirmGroup.ProtoReflect.Descriptor instead.
 func (*ReadConfirmGroup) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{23}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReadConfirmGroup) GetGroup() uint32 {
@@ -2006,7 +2077,7 @@ type ReadConfirmReply struct {
 
 func (x *ReadConfirmReply) Reset() {
 	*x = ReadConfirmReply{}
-	mi := &file_ostraka_v1_raft_proto_msgTypes[24]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2089,7 @@ func (x *ReadConfirmReply) String() string {
 func (*ReadConfirmReply) ProtoMessage() {}
 
 func (x *ReadConfirmReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_raft_proto_msgTypes[24]
+	mi := &file_ostraka_v1_raft_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2102,7 @@ func (x *ReadConfirmReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConfirmReply.ProtoReflect.Descriptor instead.
 func (*ReadConfirmReply) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{24}
+	return file_ostraka_v1_raft_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReadConfirmReply) GetSameTerm() []bool {
@@ -2078,7 +2149,7 @@ const file_ostraka_v1_raft_proto_rawDesc = "" +
 	"\x10AnnounceResponse\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\x96\x02\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\xc6\x02\n" +
 	"\x05Frame\x123\n" +
 	"\thandshake\x18\x01 \x01(\v2\x15.ostraka.v1.HandshakeR\thandshake\x122\n" +
 	"\tenvelopes\x18\x02 \x03(\v2\x14.ostraka.v1.EnvelopeR\tenvelopes\x126\n" +
@@ -2086,7 +2157,13 @@ const file_ostraka_v1_raft_proto_rawDesc = "" +
 	"heartbeats\x18\x03 \x01(\v2\x16.ostraka.v1.HeartbeatsR\n" +
 	"heartbeats\x12I\n" +
 	"\x11heartbeat_replies\x18\x04 \x03(\v2\x1c.ostraka.v1.HeartbeatRepliesR\x10heartbeatReplies\x12!\n" +
-	"\fdisk_stalled\x18\x05 \x01(\bR\vdiskStalled\"\xc2\x01\n" +
+	"\fdisk_stalled\x18\x05 \x01(\bR\vdiskStalled\x12.\n" +
+	"\x06memory\x18\x06 \x01(\v2\x16.ostraka.v1.NodeMemoryR\x06memory\"J\n" +
+	"\n" +
+	"NodeMemory\x12\x12\n" +
+	"\x04used\x18\x01 \x01(\x04R\x04used\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x04R\x05limit\x12\x12\n" +
+	"\x04over\x18\x03 \x01(\bR\x04over\"\xc2\x01\n" +
 	"\n" +
 	"Heartbeats\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x04R\x05round\x12\x14\n" +
@@ -2228,7 +2305,7 @@ func file_ostraka_v1_raft_proto_rawDescGZIP() []byte {
 }
 
 var file_ostraka_v1_raft_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ostraka_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_ostraka_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_ostraka_v1_raft_proto_goTypes = []any{
 	(NodePhase)(0),               // 0: ostraka.v1.NodePhase
 	(*Handshake)(nil),            // 1: ostraka.v1.Handshake
@@ -2238,83 +2315,85 @@ var file_ostraka_v1_raft_proto_goTypes = []any{
 	(*AdoptResponse)(nil),        // 5: ostraka.v1.AdoptResponse
 	(*AnnounceResponse)(nil),     // 6: ostraka.v1.AnnounceResponse
 	(*Frame)(nil),                // 7: ostraka.v1.Frame
-	(*Heartbeats)(nil),           // 8: ostraka.v1.Heartbeats
-	(*HeartbeatReplies)(nil),     // 9: ostraka.v1.HeartbeatReplies
-	(*HeartbeatRefusal)(nil),     // 10: ostraka.v1.HeartbeatRefusal
-	(*Envelope)(nil),             // 11: ostraka.v1.Envelope
-	(*RaftHeader)(nil),           // 12: ostraka.v1.RaftHeader
-	(*LogEntry)(nil),             // 13: ostraka.v1.LogEntry
-	(*AppendEntries)(nil),        // 14: ostraka.v1.AppendEntries
-	(*AppendEntriesReply)(nil),   // 15: ostraka.v1.AppendEntriesReply
-	(*RequestVote)(nil),          // 16: ostraka.v1.RequestVote
-	(*RequestVoteReply)(nil),     // 17: ostraka.v1.RequestVoteReply
-	(*TimeoutNow)(nil),           // 18: ostraka.v1.TimeoutNow
-	(*TimeoutNowReply)(nil),      // 19: ostraka.v1.TimeoutNowReply
-	(*InstallSnapshot)(nil),      // 20: ostraka.v1.InstallSnapshot
-	(*InstallSnapshotReply)(nil), // 21: ostraka.v1.InstallSnapshotReply
-	(*SnapshotChunk)(nil),        // 22: ostraka.v1.SnapshotChunk
-	(*ReadConfirm)(nil),          // 23: ostraka.v1.ReadConfirm
-	(*ReadConfirmGroup)(nil),     // 24: ostraka.v1.ReadConfirmGroup
-	(*ReadConfirmReply)(nil),     // 25: ostraka.v1.ReadConfirmReply
-	(*MapNode)(nil),              // 26: ostraka.v1.MapNode
-	(*Map)(nil),                  // 27: ostraka.v1.Map
-	(*MapReplica)(nil),           // 28: ostraka.v1.MapReplica
-	(*BootstrapRequest)(nil),     // 29: ostraka.v1.BootstrapRequest
+	(*NodeMemory)(nil),           // 8: ostraka.v1.NodeMemory
+	(*Heartbeats)(nil),           // 9: ostraka.v1.Heartbeats
+	(*HeartbeatReplies)(nil),     // 10: ostraka.v1.HeartbeatReplies
+	(*HeartbeatRefusal)(nil),     // 11: ostraka.v1.HeartbeatRefusal
+	(*Envelope)(nil),             // 12: ostraka.v1.Envelope
+	(*RaftHeader)(nil),           // 13: ostraka.v1.RaftHeader
+	(*LogEntry)(nil),             // 14: ostraka.v1.LogEntry
+	(*AppendEntries)(nil),        // 15: ostraka.v1.AppendEntries
+	(*AppendEntriesReply)(nil),   // 16: ostraka.v1.AppendEntriesReply
+	(*RequestVote)(nil),          // 17: ostraka.v1.RequestVote
+	(*RequestVoteReply)(nil),     // 18: ostraka.v1.RequestVoteReply
+	(*TimeoutNow)(nil),           // 19: ostraka.v1.TimeoutNow
+	(*TimeoutNowReply)(nil),      // 20: ostraka.v1.TimeoutNowReply
+	(*InstallSnapshot)(nil),      // 21: ostraka.v1.InstallSnapshot
+	(*InstallSnapshotReply)(nil), // 22: ostraka.v1.InstallSnapshotReply
+	(*SnapshotChunk)(nil),        // 23: ostraka.v1.SnapshotChunk
+	(*ReadConfirm)(nil),          // 24: ostraka.v1.ReadConfirm
+	(*ReadConfirmGroup)(nil),     // 25: ostraka.v1.ReadConfirmGroup
+	(*ReadConfirmReply)(nil),     // 26: ostraka.v1.ReadConfirmReply
+	(*MapNode)(nil),              // 27: ostraka.v1.MapNode
+	(*Map)(nil),                  // 28: ostraka.v1.Map
+	(*MapReplica)(nil),           // 29: ostraka.v1.MapReplica
+	(*BootstrapRequest)(nil),     // 30: ostraka.v1.BootstrapRequest
 }
 var file_ostraka_v1_raft_proto_depIdxs = []int32{
 	1,  // 0: ostraka.v1.HelloResponse.self:type_name -> ostraka.v1.Handshake
 	3,  // 1: ostraka.v1.HelloResponse.plan:type_name -> ostraka.v1.BootstrapPlan
-	26, // 2: ostraka.v1.HelloResponse.nodes:type_name -> ostraka.v1.MapNode
+	27, // 2: ostraka.v1.HelloResponse.nodes:type_name -> ostraka.v1.MapNode
 	0,  // 3: ostraka.v1.HelloResponse.phase:type_name -> ostraka.v1.NodePhase
-	27, // 4: ostraka.v1.BootstrapPlan.map:type_name -> ostraka.v1.Map
-	28, // 5: ostraka.v1.BootstrapPlan.meta:type_name -> ostraka.v1.MapReplica
-	29, // 6: ostraka.v1.BootstrapPlan.request:type_name -> ostraka.v1.BootstrapRequest
+	28, // 4: ostraka.v1.BootstrapPlan.map:type_name -> ostraka.v1.Map
+	29, // 5: ostraka.v1.BootstrapPlan.meta:type_name -> ostraka.v1.MapReplica
+	30, // 6: ostraka.v1.BootstrapPlan.request:type_name -> ostraka.v1.BootstrapRequest
 	1,  // 7: ostraka.v1.AdoptRequest.from:type_name -> ostraka.v1.Handshake
 	3,  // 8: ostraka.v1.AdoptRequest.plan:type_name -> ostraka.v1.BootstrapPlan
 	1,  // 9: ostraka.v1.Frame.handshake:type_name -> ostraka.v1.Handshake
-	11, // 10: ostraka.v1.Frame.envelopes:type_name -> ostraka.v1.Envelope
-	8,  // 11: ostraka.v1.Frame.heartbeats:type_name -> ostraka.v1.Heartbeats
-	9,  // 12: ostraka.v1.Frame.heartbeat_replies:type_name -> ostraka.v1.HeartbeatReplies
-	10, // 13: ostraka.v1.HeartbeatReplies.refused:type_name -> ostraka.v1.HeartbeatRefusal
-	14, // 14: ostraka.v1.Envelope.append:type_name -> ostraka.v1.AppendEntries
-	15, // 15: ostraka.v1.Envelope.append_reply:type_name -> ostraka.v1.AppendEntriesReply
-	16, // 16: ostraka.v1.Envelope.vote:type_name -> ostraka.v1.RequestVote
-	17, // 17: ostraka.v1.Envelope.vote_reply:type_name -> ostraka.v1.RequestVoteReply
-	16, // 18: ostraka.v1.Envelope.pre_vote:type_name -> ostraka.v1.RequestVote
-	17, // 19: ostraka.v1.Envelope.pre_vote_reply:type_name -> ostraka.v1.RequestVoteReply
-	18, // 20: ostraka.v1.Envelope.timeout_now:type_name -> ostraka.v1.TimeoutNow
-	19, // 21: ostraka.v1.Envelope.timeout_now_reply:type_name -> ostraka.v1.TimeoutNowReply
-	20, // 22: ostraka.v1.Envelope.install:type_name -> ostraka.v1.InstallSnapshot
-	21, // 23: ostraka.v1.Envelope.install_reply:type_name -> ostraka.v1.InstallSnapshotReply
-	23, // 24: ostraka.v1.Envelope.confirm:type_name -> ostraka.v1.ReadConfirm
-	25, // 25: ostraka.v1.Envelope.confirm_reply:type_name -> ostraka.v1.ReadConfirmReply
-	12, // 26: ostraka.v1.AppendEntries.header:type_name -> ostraka.v1.RaftHeader
-	13, // 27: ostraka.v1.AppendEntries.entries:type_name -> ostraka.v1.LogEntry
-	12, // 28: ostraka.v1.AppendEntriesReply.header:type_name -> ostraka.v1.RaftHeader
-	12, // 29: ostraka.v1.RequestVote.header:type_name -> ostraka.v1.RaftHeader
-	12, // 30: ostraka.v1.RequestVoteReply.header:type_name -> ostraka.v1.RaftHeader
-	12, // 31: ostraka.v1.TimeoutNow.header:type_name -> ostraka.v1.RaftHeader
-	12, // 32: ostraka.v1.TimeoutNowReply.header:type_name -> ostraka.v1.RaftHeader
-	12, // 33: ostraka.v1.InstallSnapshot.header:type_name -> ostraka.v1.RaftHeader
-	12, // 34: ostraka.v1.InstallSnapshotReply.header:type_name -> ostraka.v1.RaftHeader
-	1,  // 35: ostraka.v1.SnapshotChunk.handshake:type_name -> ostraka.v1.Handshake
-	11, // 36: ostraka.v1.SnapshotChunk.request:type_name -> ostraka.v1.Envelope
-	24, // 37: ostraka.v1.ReadConfirm.groups:type_name -> ostraka.v1.ReadConfirmGroup
-	1,  // 38: ostraka.v1.Raft.Hello:input_type -> ostraka.v1.Handshake
-	4,  // 39: ostraka.v1.Raft.Adopt:input_type -> ostraka.v1.AdoptRequest
-	1,  // 40: ostraka.v1.Raft.Announce:input_type -> ostraka.v1.Handshake
-	7,  // 41: ostraka.v1.Raft.Exchange:input_type -> ostraka.v1.Frame
-	22, // 42: ostraka.v1.Raft.InstallSnapshot:input_type -> ostraka.v1.SnapshotChunk
-	2,  // 43: ostraka.v1.Raft.Hello:output_type -> ostraka.v1.HelloResponse
-	5,  // 44: ostraka.v1.Raft.Adopt:output_type -> ostraka.v1.AdoptResponse
-	6,  // 45: ostraka.v1.Raft.Announce:output_type -> ostraka.v1.AnnounceResponse
-	7,  // 46: ostraka.v1.Raft.Exchange:output_type -> ostraka.v1.Frame
-	11, // 47: ostraka.v1.Raft.InstallSnapshot:output_type -> ostraka.v1.Envelope
-	43, // [43:48] is the sub-list for method output_type
-	38, // [38:43] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	12, // 10: ostraka.v1.Frame.envelopes:type_name -> ostraka.v1.Envelope
+	9,  // 11: ostraka.v1.Frame.heartbeats:type_name -> ostraka.v1.Heartbeats
+	10, // 12: ostraka.v1.Frame.heartbeat_replies:type_name -> ostraka.v1.HeartbeatReplies
+	8,  // 13: ostraka.v1.Frame.memory:type_name -> ostraka.v1.NodeMemory
+	11, // 14: ostraka.v1.HeartbeatReplies.refused:type_name -> ostraka.v1.HeartbeatRefusal
+	15, // 15: ostraka.v1.Envelope.append:type_name -> ostraka.v1.AppendEntries
+	16, // 16: ostraka.v1.Envelope.append_reply:type_name -> ostraka.v1.AppendEntriesReply
+	17, // 17: ostraka.v1.Envelope.vote:type_name -> ostraka.v1.RequestVote
+	18, // 18: ostraka.v1.Envelope.vote_reply:type_name -> ostraka.v1.RequestVoteReply
+	17, // 19: ostraka.v1.Envelope.pre_vote:type_name -> ostraka.v1.RequestVote
+	18, // 20: ostraka.v1.Envelope.pre_vote_reply:type_name -> ostraka.v1.RequestVoteReply
+	19, // 21: ostraka.v1.Envelope.timeout_now:type_name -> ostraka.v1.TimeoutNow
+	20, // 22: ostraka.v1.Envelope.timeout_now_reply:type_name -> ostraka.v1.TimeoutNowReply
+	21, // 23: ostraka.v1.Envelope.install:type_name -> ostraka.v1.InstallSnapshot
+	22, // 24: ostraka.v1.Envelope.install_reply:type_name -> ostraka.v1.InstallSnapshotReply
+	24, // 25: ostraka.v1.Envelope.confirm:type_name -> ostraka.v1.ReadConfirm
+	26, // 26: ostraka.v1.Envelope.confirm_reply:type_name -> ostraka.v1.ReadConfirmReply
+	13, // 27: ostraka.v1.AppendEntries.header:type_name -> ostraka.v1.RaftHeader
+	14, // 28: ostraka.v1.AppendEntries.entries:type_name -> ostraka.v1.LogEntry
+	13, // 29: ostraka.v1.AppendEntriesReply.header:type_name -> ostraka.v1.RaftHeader
+	13, // 30: ostraka.v1.RequestVote.header:type_name -> ostraka.v1.RaftHeader
+	13, // 31: ostraka.v1.RequestVoteReply.header:type_name -> ostraka.v1.RaftHeader
+	13, // 32: ostraka.v1.TimeoutNow.header:type_name -> ostraka.v1.RaftHeader
+	13, // 33: ostraka.v1.TimeoutNowReply.header:type_name -> ostraka.v1.RaftHeader
+	13, // 34: ostraka.v1.InstallSnapshot.header:type_name -> ostraka.v1.RaftHeader
+	13, // 35: ostraka.v1.InstallSnapshotReply.header:type_name -> ostraka.v1.RaftHeader
+	1,  // 36: ostraka.v1.SnapshotChunk.handshake:type_name -> ostraka.v1.Handshake
+	12, // 37: ostraka.v1.SnapshotChunk.request:type_name -> ostraka.v1.Envelope
+	25, // 38: ostraka.v1.ReadConfirm.groups:type_name -> ostraka.v1.ReadConfirmGroup
+	1,  // 39: ostraka.v1.Raft.Hello:input_type -> ostraka.v1.Handshake
+	4,  // 40: ostraka.v1.Raft.Adopt:input_type -> ostraka.v1.AdoptRequest
+	1,  // 41: ostraka.v1.Raft.Announce:input_type -> ostraka.v1.Handshake
+	7,  // 42: ostraka.v1.Raft.Exchange:input_type -> ostraka.v1.Frame
+	23, // 43: ostraka.v1.Raft.InstallSnapshot:input_type -> ostraka.v1.SnapshotChunk
+	2,  // 44: ostraka.v1.Raft.Hello:output_type -> ostraka.v1.HelloResponse
+	5,  // 45: ostraka.v1.Raft.Adopt:output_type -> ostraka.v1.AdoptResponse
+	6,  // 46: ostraka.v1.Raft.Announce:output_type -> ostraka.v1.AnnounceResponse
+	7,  // 47: ostraka.v1.Raft.Exchange:output_type -> ostraka.v1.Frame
+	12, // 48: ostraka.v1.Raft.InstallSnapshot:output_type -> ostraka.v1.Envelope
+	44, // [44:49] is the sub-list for method output_type
+	39, // [39:44] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_ostraka_v1_raft_proto_init() }
@@ -2323,7 +2402,7 @@ func file_ostraka_v1_raft_proto_init() {
 		return
 	}
 	file_ostraka_v1_admin_proto_init()
-	file_ostraka_v1_raft_proto_msgTypes[10].OneofWrappers = []any{
+	file_ostraka_v1_raft_proto_msgTypes[11].OneofWrappers = []any{
 		(*Envelope_Append)(nil),
 		(*Envelope_AppendReply)(nil),
 		(*Envelope_Vote)(nil),
@@ -2343,7 +2422,7 @@ func file_ostraka_v1_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ostraka_v1_raft_proto_rawDesc), len(file_ostraka_v1_raft_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

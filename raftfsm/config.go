@@ -30,6 +30,9 @@ type Config struct {
 	Proposer  ProposerConfig
 	Snapshots SnapshotConfig
 	Reaping   ReapConfig
+	// MaxMemory bounds, in bytes, what the stores of all replicas here take: at it, leaders with a voter here refuse growth. What else a
+	// process needs (queues, the log's tail, a snapshot being installed beside the old state) comes on top. Default 0: no limit.
+	MaxMemory int64
 }
 
 // Timing holds raft's timers.

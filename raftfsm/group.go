@@ -88,13 +88,16 @@ func (g *Group) own(ctx context.Context, l *life) error {
 }
 
 // Write replicates one mutation and returns its result. A lost condition is a result, not an error. Errors:
-// ErrNotLeader, ErrNotReady, ErrOverloaded, ErrNoSpace, ErrDeadline, ErrStopped: not done. ErrOutcomeUnknown:
+// ErrNotLeader, ErrNotReady, ErrOverloaded, ErrNoSpace, ErrMemory, ErrDeadline, ErrStopped: not done. ErrOutcomeUnknown:
 // it may have been, or yet be, done; sent again in the same session it is done once. ErrSessionUnknown, ErrResultForgotten: this
 // sending was not done, an earlier one may have been.
 func (g *Group) Write(ctx context.Context, op *store.Op, session Session) (store.Result, error) {
 	l, err := g.writable()
 	if err != nil {
 		return store.Result{}, err
+	}
+	if why := l.pressed(); why != nil && l.grows(op) {
+		return store.Result{}, why
 	}
 	return l.proposer.write(ctx, &Write{Op: *op, Session: session, life: l})
 }
@@ -109,6 +112,9 @@ func (g *Group) Submit(writes []*Write) (accepted int, err error) {
 	for _, w := range writes {
 		w.life = l
 	}
+	if why := l.pressed(); why != nil {
+		return l.submitPressed(writes, why)
+	}
 	return l.proposer.submit(writes)
 }
 
@@ -119,6 +125,19 @@ func (g *Group) SessionTime() store.Time {
 		return 0
 	}
 	return m.pace.Load().last
+}
+
+// submitPressed is Submit while growth is refused: what is not taken is given back, so that all count as taken.
+func (l *life) submitPressed(writes []*Write, why *MemoryError) (accepted int, err error) {
+	others := l.refuseGrowth(writes, why)
+	taken, err := l.proposer.submit(others)
+	if left := others[taken:]; len(left) > 0 {
+		for _, w := range left {
+			w.Err = err
+		}
+		giveBack(left)
+	}
+	return len(writes), nil
 }
 
 // writable returns the life of a replica that leads, is ready, and whose disk has room.

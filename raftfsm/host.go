@@ -26,6 +26,7 @@ type Host struct {
 	cfg       Config
 	confirmer *confirmer
 	scheduler *scheduler
+	memory    *memory
 	// snapshotThrottle paces the snapshots of all replicas together.
 	snapshotThrottle *rate.Limiter
 
@@ -44,6 +45,7 @@ func NewHost(cfg Config) (*Host, error) {
 	h := &Host{cfg: full, groups: make(map[shard.ID]*Group),
 		snapshotThrottle: rate.NewLimiter(rate.Limit(full.Snapshots.BytesPerSecond), snapshotSliceBytes)}
 	h.confirmer = newConfirmer(full.Node, full.Timing.Election, full.Transport.Confirm)
+	h.memory = newMemory(&full)
 	h.scheduler = newScheduler(h)
 	full.Transport.OnGone(h.nodeGone)
 	return h, nil

@@ -21,6 +21,7 @@ import (
 //	expiry     shards led here that hold expired keys: small logged slices
 //	watchdog   groups stuck in one of raft's known ways are restarted inside the process
 //	balance    leaderships held against the map's preference are moved back, one at a time
+//	memory     on a node with a limit: what the stores take is counted, and told to others (memory.go)
 //	members    groups led here are brought in line with who the cluster's state says belongs to them (membership.go)
 type scheduler struct {
 	host   *Host
@@ -51,6 +52,9 @@ func newScheduler(h *Host) *scheduler {
 	s.every(election, s.watch)
 	s.every(2*election, s.balance)
 	s.every(election/4, s.reconcile)
+	if h.memory.limit > 0 {
+		s.every(memoryBeat, h.beatMemory)
+	}
 	return s
 }
 

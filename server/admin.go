@@ -138,6 +138,10 @@ func (s *adminService) local(m *shard.Map) *ostrakapb.StatusResponse {
 		return answer
 	}
 	answer.Epoch = uint64(m.Epoch())
+	if host := s.node.Host(); host != nil {
+		use := host.Memory()
+		node.MemoryBytes, node.MemoryLimitBytes, node.MemoryOver = uint64(use.Used), uint64(use.Limit), use.Over
+	}
 	if described, ok := m.Node(self); ok {
 		node.Zone = described.Zone
 	}

@@ -65,6 +65,8 @@ func (c *replicaCollector) Collect(out chan<- prometheus.Metric) {
 type nodeCollector struct {
 	node                                       nodeView
 	epoch, formatLevel, bootstrapped, draining *prometheus.Desc
+
+	memory, memoryLimit, memoryOver, memoryRefused *prometheus.Desc
 }
 
 func newNodeCollector(node nodeView) *nodeCollector {
@@ -75,12 +77,18 @@ func newNodeCollector(node nodeView) *nodeCollector {
 		formatLevel:  desc("format_level", "The cluster's format level; 0: not known."),
 		bootstrapped: desc("bootstrapped", "1 where the node belongs to a cluster."),
 		draining:     desc("draining", "1 where the node is shutting down."),
+
+		memory:        desc("memory_bytes", "Bytes that the stores of all replicas here take: what max-memory bounds."),
+		memoryLimit:   desc("memory_limit_bytes", "max-memory in bytes; 0: none."),
+		memoryOver:    desc("memory_over", "1 where this node is over its memory limit, so that writes which would take more are refused."),
+		memoryRefused: desc("memory_refused_total", "Writes refused here, by leaders, because a voter's node is over its memory limit."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *nodeCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.epoch, c.formatLevel, c.bootstrapped, c.draining} {
+	for _, d := range []*prometheus.Desc{c.epoch, c.formatLevel, c.bootstrapped, c.draining,
+		c.memory, c.memoryLimit, c.memoryOver, c.memoryRefused} {
 		out <- d
 	}
 }
@@ -96,6 +104,13 @@ func (c *nodeCollector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.formatLevel, float64(c.node.FormatLevel()))
 	gauge(c.bootstrapped, flag(c.node.ClusterID() != ""))
 	gauge(c.draining, flag(c.node.Draining()))
+	if host := c.node.Host(); host != nil {
+		use := host.Memory()
+		gauge(c.memory, float64(use.Used))
+		gauge(c.memoryLimit, float64(use.Limit))
+		gauge(c.memoryOver, flag(use.Over))
+		out <- prometheus.MustNewConstMetric(c.memoryRefused, prometheus.CounterValue, float64(use.Refused))
+	}
 }
 
 func flag(b bool) float64 {

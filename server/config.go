@@ -51,6 +51,10 @@ type Config struct {
 	Snapshots raftfsm.SnapshotConfig
 	Proposer  raftfsm.ProposerConfig
 	Limits    Limits
+	// MaxMemory bounds, in bytes, what all replicas here take in memory; 0: no limit. At it, writes that would take more are refused by
+	// every shard with a voter here, until use has come down to 95 %. It is not the whole process's: leave a quarter on top, and 256 MiB at least,
+	// where the system ends a process that takes more.
+	MaxMemory int64
 	// DrainTimeout bounds handing leaderships over and ending running calls at shutdown. Default 15 s.
 	DrainTimeout time.Duration
 
@@ -69,6 +73,9 @@ type Config struct {
 	// Bind listens on Listen and HTTPListen.
 	Bind func(address string) (net.Listener, error)
 }
+
+// maxMemoryLeast is the lowest memory limit: stores that hold nearly nothing take a few pages each.
+const maxMemoryLeast = 16 << 20
 
 // What Config.Sync may be.
 const (
@@ -155,6 +162,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if _, ok := syncModes[c.Sync]; !ok {
 		return c, fmt.Errorf("%w: sync %q: want %s or %s", ErrConfig, c.Sync, SyncAlways, SyncInterval)
+	}
+	if c.MaxMemory != 0 && c.MaxMemory < maxMemoryLeast {
+		return c, fmt.Errorf("%w: max-memory is %d bytes: want 0, which is no limit, or at least %d", ErrConfig, c.MaxMemory, maxMemoryLeast)
 	}
 	limits, err := c.Limits.withDefaults()
 	if err != nil {

@@ -58,6 +58,8 @@ const (
 	limitCompareAndSet = "compare_and_set_bytes_max"
 	// limitShardBytes bounds the keys and values of one shard together. It comes up where their number is over its limit, too.
 	limitShardBytes = "shard_bytes_max"
+	// limitMemory bounds what all replicas of a node take: Config.MaxMemory.
+	limitMemory = "max_memory"
 )
 
 var compareAndSetBytesMax = store.MaxLimits().ValueBytesMax

@@ -59,6 +59,7 @@ var statusTable = []statusRow{
 	{is: raftfsm.ErrNotConfirmed, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_NO_LEADER, outcome: notDone, retryAfter: electionPause},
 	{is: raftfsm.ErrStopped, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_NO_LEADER, outcome: notDone, retryAfter: electionPause},
 	{is: raftfsm.ErrNoSpace, code: codes.ResourceExhausted, reason: ostrakapb.Reason_REASON_OVERLOADED, outcome: notDone, retryAfter: noSpacePause},
+	{is: raftfsm.ErrMemory, code: codes.ResourceExhausted, reason: ostrakapb.Reason_REASON_MEMORY, outcome: notDone, retryAfter: memoryPause},
 	{is: raftfsm.ErrOverloaded, code: codes.ResourceExhausted, reason: ostrakapb.Reason_REASON_OVERLOADED, outcome: notDone, retryAfter: 20 * time.Millisecond},
 	{is: raftfsm.ErrDeadline, code: codes.DeadlineExceeded, reason: ostrakapb.Reason_REASON_DEADLINE, outcome: notDone},
 	{is: raftfsm.ErrSessionUnknown, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_SESSION_UNKNOWN, outcome: notDone},
@@ -105,6 +106,9 @@ var statusTable = []statusRow{
 
 // noSpacePause is how soon a node whose disk is full may have got room.
 const noSpacePause = time.Second
+
+// memoryPause is how soon a node over its memory limit may have got below.
+const memoryPause = time.Second
 
 // unforeseen is the row of every other error: whether anything was done is not known.
 var unforeseen = statusRow{code: codes.Internal, reason: ostrakapb.Reason_REASON_UNSPECIFIED, outcome: outcomeUnknown}
@@ -197,6 +201,9 @@ func addLimit(d *ostrakapb.ErrorDetail, err error) {
 	}
 	if l, ok := errors.AsType[*limitError](err); ok {
 		d.Limit, d.LimitMax, d.LimitGot = l.limit, int64(l.max), int64(l.got)
+	}
+	if m, ok := errors.AsType[*raftfsm.MemoryError](err); ok {
+		d.Limit, d.LimitMax, d.LimitGot, d.Node = limitMemory, m.Limit, m.Used, string(m.Node)
 	}
 }
 

@@ -99,6 +99,11 @@ func TestDetailsSayWhatPrograms(t *testing.T) {
 	if limited.GetLimit() != limitBatchOps || limited.GetLimitGot() != 9 || limited.GetLimitMax() != 8 {
 		t.Errorf("own limit: %v", limited)
 	}
+	full := e.detail(&shardError{shard: 3, err: &raftfsm.MemoryError{Node: "n3", Used: 9, Limit: 8}})
+	if full.GetNode() != "n3" || full.GetLimit() != limitMemory || full.GetLimitGot() != 9 || full.GetLimitMax() != 8 || full.GetShard() != 3 ||
+		full.GetReason() != ostrakapb.Reason_REASON_MEMORY || full.GetOutcome() != notDone {
+		t.Errorf("memory: %v", full)
+	}
 	if d := e.detail(&fieldError{"ttl_ms", "negative"}); d.GetField() != "ttl_ms" || d.GetReason() != ostrakapb.Reason_REASON_INVALID {
 		t.Errorf("field: %v", d)
 	}

@@ -72,6 +72,9 @@ type MemoryStats struct {
 	Large    int64 // of values too large to lie with their items
 }
 
+// Taken is what the store takes of the system's memory.
+func (m MemoryStats) Taken() int64 { return m.Reserved + m.Large }
+
 // MemoryStats returns the figures as they are now.
 func (s *Store) MemoryStats() MemoryStats {
 	s.mu.RLock()

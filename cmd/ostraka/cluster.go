@@ -152,13 +152,13 @@ func (a *app) printStatus(s *client.Status) error {
 	if s.ClusterID != "" {
 		fmt.Fprintf(t, "cluster %s, epoch %d\n\n", s.ClusterID, s.Epoch)
 	}
-	fmt.Fprintln(t, "NODE\tADDRESS\tSTATE\tZONE\tLEADS\tBUILD")
+	fmt.Fprintln(t, "NODE\tADDRESS\tSTATE\tZONE\tLEADS\tMEMORY\tBUILD")
 	leads := make(map[string]int)
 	for _, sh := range s.Shards {
 		leads[sh.Leader]++
 	}
 	for _, n := range s.Nodes {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", n.ID, n.Address, n.State, orDash(n.Zone), leads[n.ID], orDash(n.Build))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", n.ID, n.Address, n.State, orDash(n.Zone), leads[n.ID], memoryOf(n), orDash(n.Build))
 	}
 	for _, n := range s.Nodes {
 		if n.MetaReplica != "" && n.MetaReplica != "ok" {
@@ -168,6 +168,11 @@ func (a *app) printStatus(s *client.Status) error {
 			fmt.Fprintf(t, "\nWARNING: %s runs with --sync %s: a power cut can lose writes that were acknowledged\n", n.ID, n.Sync)
 		}
 	}
+	for _, n := range s.Nodes {
+		if n.MemoryOver {
+			fmt.Fprintf(t, "\nWARNING: %s is over its memory limit: its shards refuse writes that would take more\n", n.ID)
+		}
+	}
 	if len(s.Shards) > 0 {
 		fmt.Fprintln(t, "\nSHARD\tSLOTS\tLEADER\tREPLICAS\tTERM\tKEYS\tBYTES")
 	}
@@ -175,6 +180,17 @@ func (a *app) printStatus(s *client.Status) error {
 		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%d\t%d\t%s\n", sh.ID, strings.Join(sh.Ranges, ","), orDash(sh.Leader), replicaNames(sh.Replicas), sh.Term, sh.Keys, readableBytes(sh.Bytes))
 	}
 	return t.Flush()
+}
+
+// memoryOf is what a node uses of what it may.
+func memoryOf(n client.NodeStatus) string {
+	switch {
+	case n.MemoryLimitBytes > 0:
+		return fmt.Sprintf("%s of %s", readableBytes(n.MemoryBytes), readableBytes(n.MemoryLimitBytes))
+	case n.MemoryBytes > 0:
+		return readableBytes(n.MemoryBytes)
+	}
+	return "-"
 }
 
 // replicaNames lists the nodes of a shard's replicas, marking those that cannot be counted on.

@@ -229,7 +229,8 @@ func TestStatusTable(t *testing.T) {
 	var out strings.Builder
 	a := &app{out: &out}
 	status := &client.Status{ClusterID: "c1", Epoch: 2,
-		Nodes: []client.NodeStatus{{ID: "n1", Address: "h:1", State: "up"}, {ID: "n2", Address: "h:2", State: "unreachable", Zone: "west"}},
+		Nodes: []client.NodeStatus{{ID: "n1", Address: "h:1", State: "up", MemoryBytes: 3 << 20, MemoryLimitBytes: 4 << 20, MemoryOver: true},
+			{ID: "n2", Address: "h:2", State: "unreachable", Zone: "west"}},
 		Shards: []client.ShardStatus{{ID: 0, Ranges: []string{"0-16383"}, Leader: "n1", Term: 3, Keys: 4, Bytes: 2048,
 			Replicas: []client.ReplicaStatus{{Node: "n1", Role: "leader", Voter: true}, {Node: "n2", Voter: true}}}},
 	}
@@ -238,9 +239,11 @@ func TestStatusTable(t *testing.T) {
 	}
 	want := `cluster c1, epoch 2
 
-NODE  ADDRESS  STATE        ZONE  LEADS  BUILD
-n1    h:1      up           -     1      -
-n2    h:2      unreachable  west  0      -
+NODE  ADDRESS  STATE        ZONE  LEADS  MEMORY              BUILD
+n1    h:1      up           -     1      3.0 MiB of 4.0 MiB  -
+n2    h:2      unreachable  west  0      -                   -
+
+WARNING: n1 is over its memory limit: its shards refuse writes that would take more
 
 SHARD  SLOTS    LEADER  REPLICAS     TERM  KEYS  BYTES
 0      0-16383  n1      n1,n2(away)  3     4     2.0 KiB

@@ -41,6 +41,7 @@ var exits = []struct {
 	{client.ErrNotFound, exitNotFound, ""},
 	{client.ErrNotBootstrapped, exitUnavailable, "`ostraka cluster bootstrap --help` has examples"},
 	{client.ErrNoEndpoint, exitUnavailable, "start a node (`ostraka dev` starts a whole cluster), or name a reachable one with --endpoints"},
+	{client.ErrMemory, exitUnavailable, "nothing was changed: delete keys, wait for keys to expire, or give the node a higher --max-memory; `ostraka cluster status` shows what nodes use"},
 	{client.ErrUnavailable, exitUnavailable, "nothing was changed, trying again is safe; `ostraka cluster status` shows which nodes are up"},
 	{client.ErrAlreadyMember, exitError, "bootstrap takes blank nodes: `ostraka cluster status --endpoints HOST:PORT` tells what a node belongs to"},
 	{client.ErrCompacted, exitError, "begin from the token above, and read the keys as they are now: `ostraka scan`"},

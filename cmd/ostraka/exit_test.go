@@ -41,6 +41,7 @@ func TestExitCodes(t *testing.T) {
 		{client.ErrUnavailable, 5},
 		{client.ErrNoEndpoint, 5},
 		{client.ErrNotBootstrapped, 5},
+		{&client.MemoryError{Node: "n1"}, 5},
 		{client.ErrOutcomeUnknown, 6},
 		// Where several things went wrong, the one that the caller must know first.
 		{errors.Join(client.ErrNotFound, client.ErrOutcomeUnknown), 6},

@@ -23,7 +23,7 @@ func (a *app) serverCommand() *cobra.Command {
 		Short: "Run a node",
 		Long:  serverLong,
 		Example: `  ostraka server --id n1 --data-dir /var/lib/ostraka --listen 10.0.0.1:7400 --http-listen 127.0.0.1:7401
-  ostraka server --config /etc/ostraka.toml
+  ostraka server --config /etc/ostraka.toml --max-memory 4GiB
   OSTRAKA_ID=n1 OSTRAKA_DATA_DIR=/data ostraka server --listen 0.0.0.0:7400 --advertise node-1.example.net:7400`,
 		Args: cobra.NoArgs,
 	}
@@ -62,6 +62,7 @@ func serverFlags(flags *pflag.FlagSet, cfg *server.Config) {
 	flags.DurationVar(&cfg.Timing.Election, "election-timeout", 0, "silence of a leader after which others stand for election; 0: the default of 1s")
 	flags.IntVar(&cfg.Limits.KeyBytesMax, "key-bytes-max", 0, "longest key in `bytes`; 0: the default of 32 KiB, which is the most")
 	flags.IntVar(&cfg.Limits.ValueBytesMax, "value-bytes-max", 0, "longest value in `bytes`, up to 64 MiB, the same at all nodes; 0: the default of 8 MiB")
+	flags.Var((*byteSize)(&cfg.MaxMemory), "max-memory", "most memory for keys and values with all that holds them, as in 4GiB: at it writes that would take more are refused; 0: no limit")
 	flags.IntVar(&cfg.Limits.ConnectionsMax, "connections-max", 0, "most connections at once; 0: the default of 16384")
 	flags.Uint64Var(&cfg.Snapshots.LogBytes, "snapshot-log-bytes", 0, "`bytes` of log after which a replica writes a snapshot; 0: the default of 64 MiB")
 	flags.Uint64Var(&cfg.Snapshots.TrailingEntries, "snapshot-trailing-entries", 0, "log entries kept before a snapshot at least; 0: the default of 100")

@@ -220,6 +220,7 @@ func (p *pipe) reply(replies *ostrakapb.HeartbeatReplies, lazy bool) {
 
 // boardReplies puts the answers to heartbeats into a frame.
 func (p *pipe) boardReplies(frame *ostrakapb.Frame) (more bool) {
+	p.t.boardMemory(frame)
 	p.repliesMu.Lock()
 	defer p.repliesMu.Unlock()
 	rows := 0

@@ -65,6 +65,7 @@ func newDialed(p *pipe) *dialed {
 
 // settle hands answers to their callers; one that nobody waits for any more is dropped.
 func (d *dialed) settle(frame *ostrakapb.Frame) error {
+	d.pipe.hearMemory(frame)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, answer := range frame.Envelopes {

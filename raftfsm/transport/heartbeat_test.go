@@ -303,7 +303,7 @@ func TestRoundIsBounded(t *testing.T) {
 
 // TestRepliesAreBounded: answers that don't fit into one frame go with the next.
 func TestRepliesAreBounded(t *testing.T) {
-	p := &pipe{}
+	p := &pipe{t: &Transport{}}
 	p.outbox = newOutbox(&Config{QueueMessagesMax: 2, FrameBytesMax: 100})
 	p.outbox.board = p.boardReplies
 	for round := range uint64(3) {

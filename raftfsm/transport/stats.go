@@ -52,7 +52,7 @@ func (c *trafficCounters) count(frame *ostrakapb.Frame) {
 
 // heartbeatBytes is what a frame holds beside envelopes.
 func heartbeatBytes(frame *ostrakapb.Frame) int {
-	bytes := proto.Size(frame.Heartbeats)
+	bytes := proto.Size(frame.Heartbeats) + proto.Size(frame.Memory)
 	for _, r := range frame.HeartbeatReplies {
 		bytes += proto.Size(r)
 	}

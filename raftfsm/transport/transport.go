@@ -39,6 +39,9 @@ type Transport struct {
 	began   time.Time
 	gone    atomic.Pointer[func(context.Context, shard.NodeID)] // see OnGone
 
+	memory      atomic.Pointer[MemoryReport]                     // this node's; nil: it says nothing
+	heardMemory atomic.Pointer[func(shard.NodeID, MemoryReport)] // see OnMemory
+
 	mu        sync.RWMutex
 	closed    bool // running grows only under mu and while this is false
 	facades   map[shard.ID]*Facade
