@@ -59,13 +59,18 @@ type View struct {
 func (s *Store) Freeze() *View {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.freezeLocked(s.owned)
+}
+
+// freezeLocked returns a view of some of the owned slots.
+func (s *Store) freezeLocked(slots slotSet) *View {
 	v := &View{
 		store:   s,
 		version: s.version,
 		time:    s.time,
 		stats:   s.stats,
-		slots:   s.owned,
-		pending: s.owned,
+		slots:   slots,
+		pending: slots,
 		kept:    map[uint16][]arena.Ref{},
 	}
 	s.views = append(s.views, v)
@@ -125,6 +130,7 @@ func (v *View) Slot(slot uint16, fn func(Item) error) error {
 	}
 	defer v.end(slot)
 	refs, cells := v.gather(slot)
+	refs = slices.DeleteFunc(refs, func(ref arena.Ref) bool { return versionOf(cells.Bytes(ref)) > v.version })
 	sortByKey(refs, cells)
 	var before arena.Ref
 	for _, ref := range refs {
@@ -163,7 +169,7 @@ func (v *View) begin(slot uint16) error {
 // gatherSlice is how many references are gathered, and kept items released, while the lock is held.
 const gatherSlice = 512
 
-// gather returns what the view shows of a slot that is being read, in no order and possibly twice.
+// gather returns what the view shows of a slot that is being read, in no order and possibly twice, and what was written since.
 func (v *View) gather(slot uint16) ([]arena.Ref, arena.Reader) {
 	s := v.store
 	var refs []arena.Ref
@@ -187,7 +193,7 @@ func (v *View) gather(slot uint16) ([]arena.Ref, arena.Reader) {
 	}
 	cells := s.items.cells.Reader()
 	s.mu.RUnlock()
-	return slices.DeleteFunc(refs, func(ref arena.Ref) bool { return versionOf(cells.Bytes(ref)) > v.version }), cells
+	return refs, cells
 }
 
 // end lets go of a slot that was read.
