@@ -281,6 +281,8 @@ type ShardStatus struct {
 	Term      uint64          `json:"term"`
 	Keys      uint64          `json:"keys"`
 	Bytes     uint64          `json:"bytes"`
+	// Alarm: in which slots replicas differed when they were last compared; empty: in none.
+	Alarm string `json:"alarm,omitempty"`
 }
 
 // ReplicaStatus is one replica's state.
@@ -346,6 +348,7 @@ func shardStatusFromProto(p *ostrakapb.ShardStatus) ShardStatus {
 		Term:      p.GetTerm(),
 		Keys:      p.GetKeys(),
 		Bytes:     p.GetBytes(),
+		Alarm:     p.GetAlarm(),
 	}
 	for _, r := range p.GetReplicas() {
 		s.Replicas = append(s.Replicas, ReplicaStatus{

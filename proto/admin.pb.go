@@ -21,6 +21,318 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type VerifyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// Slot to begin at.
+	From uint32 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Another node has passed it on to this one, as the shard's leader.
+	Forwarded     bool `protobuf:"varint,3,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRequest) Reset() {
+	*x = VerifyRequest{}
+	mi := &file_ostraka_v1_admin_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRequest) ProtoMessage() {}
+
+func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_admin_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
+func (*VerifyRequest) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *VerifyRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *VerifyRequest) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *VerifyRequest) GetForwarded() bool {
+	if x != nil {
+		return x.Forwarded
+	}
+	return false
+}
+
+type VerifyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Slots [from, to) were looked at, of which slots are the shard's; more: there are others behind.
+	From  uint32 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To    uint32 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	Slots uint32 `protobuf:"varint,9,opt,name=slots,proto3" json:"slots,omitempty"`
+	More  bool   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	// Of the log, at which they were compared.
+	Index         uint64             `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	Keys          int64              `protobuf:"varint,5,opt,name=keys,proto3" json:"keys,omitempty"`
+	Bytes         int64              `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Replicas      []*VerifiedReplica `protobuf:"bytes,7,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	Differences   []*SlotDifference  `protobuf:"bytes,8,rep,name=differences,proto3" json:"differences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyResponse) Reset() {
+	*x = VerifyResponse{}
+	mi := &file_ostraka_v1_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyResponse) ProtoMessage() {}
+
+func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
+func (*VerifyResponse) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *VerifyResponse) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *VerifyResponse) GetTo() uint32 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *VerifyResponse) GetSlots() uint32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *VerifyResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *VerifyResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *VerifyResponse) GetKeys() int64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *VerifyResponse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *VerifyResponse) GetReplicas() []*VerifiedReplica {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+func (x *VerifyResponse) GetDifferences() []*SlotDifference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+type VerifiedReplica struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Replica uint64                 `protobuf:"varint,1,opt,name=replica,proto3" json:"replica,omitempty"`
+	Node    string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Why it said nothing; empty: it was compared.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifiedReplica) Reset() {
+	*x = VerifiedReplica{}
+	mi := &file_ostraka_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifiedReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifiedReplica) ProtoMessage() {}
+
+func (x *VerifiedReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifiedReplica.ProtoReflect.Descriptor instead.
+func (*VerifiedReplica) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *VerifiedReplica) GetReplica() uint64 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
+func (x *VerifiedReplica) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *VerifiedReplica) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type SlotDifference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Slot  uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	// Replicas that differ from what a majority of voters agrees on; none: nobody can tell who is right.
+	Odd []uint64 `protobuf:"varint,2,rep,packed,name=odd,proto3" json:"odd,omitempty"`
+	// Those of them that were stopped, to be replaced, and why others were not.
+	Fenced    []uint64 `protobuf:"varint,3,rep,packed,name=fenced,proto3" json:"fenced,omitempty"`
+	NotFenced string   `protobuf:"bytes,4,opt,name=not_fenced,json=notFenced,proto3" json:"not_fenced,omitempty"`
+	// In words.
+	Text          string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlotDifference) Reset() {
+	*x = SlotDifference{}
+	mi := &file_ostraka_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlotDifference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlotDifference) ProtoMessage() {}
+
+func (x *SlotDifference) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlotDifference.ProtoReflect.Descriptor instead.
+func (*SlotDifference) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SlotDifference) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *SlotDifference) GetOdd() []uint64 {
+	if x != nil {
+		return x.Odd
+	}
+	return nil
+}
+
+func (x *SlotDifference) GetFenced() []uint64 {
+	if x != nil {
+		return x.Fenced
+	}
+	return nil
+}
+
+func (x *SlotDifference) GetNotFenced() string {
+	if x != nil {
+		return x.NotFenced
+	}
+	return ""
+}
+
+func (x *SlotDifference) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type NodeSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -32,7 +344,7 @@ type NodeSpec struct {
 
 func (x *NodeSpec) Reset() {
 	*x = NodeSpec{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[0]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -44,7 +356,7 @@ func (x *NodeSpec) String() string {
 func (*NodeSpec) ProtoMessage() {}
 
 func (x *NodeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[0]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -57,7 +369,7 @@ func (x *NodeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSpec.ProtoReflect.Descriptor instead.
 func (*NodeSpec) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{0}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *NodeSpec) GetId() string {
@@ -94,7 +406,7 @@ type BootstrapRequest struct {
 
 func (x *BootstrapRequest) Reset() {
 	*x = BootstrapRequest{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[1]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -106,7 +418,7 @@ func (x *BootstrapRequest) String() string {
 func (*BootstrapRequest) ProtoMessage() {}
 
 func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[1]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -119,7 +431,7 @@ func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapRequest.ProtoReflect.Descriptor instead.
 func (*BootstrapRequest) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BootstrapRequest) GetNodes() []*NodeSpec {
@@ -156,7 +468,7 @@ type BootstrapResponse struct {
 
 func (x *BootstrapResponse) Reset() {
 	*x = BootstrapResponse{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[2]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -168,7 +480,7 @@ func (x *BootstrapResponse) String() string {
 func (*BootstrapResponse) ProtoMessage() {}
 
 func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[2]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -181,7 +493,7 @@ func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapResponse.ProtoReflect.Descriptor instead.
 func (*BootstrapResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BootstrapResponse) GetClusterId() string {
@@ -222,7 +534,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[3]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -234,7 +546,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[3]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -247,7 +559,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StatusRequest) GetLocal() bool {
@@ -283,7 +595,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[4]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +607,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[4]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +620,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *NodeStatus) GetId() string {
@@ -418,7 +730,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[5]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -430,7 +742,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[5]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -443,7 +755,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReplicaStatus) GetShard() uint32 {
@@ -542,20 +854,22 @@ type ShardStatus struct {
 	Id    uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Slots uint32                 `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"`
 	// Slots as Redis writes them: "0-5460", inclusive.
-	Ranges        []string         `protobuf:"bytes,3,rep,name=ranges,proto3" json:"ranges,omitempty"`
-	Leader        string           `protobuf:"bytes,4,opt,name=leader,proto3" json:"leader,omitempty"`
-	Preferred     string           `protobuf:"bytes,5,opt,name=preferred,proto3" json:"preferred,omitempty"`
-	Term          uint64           `protobuf:"varint,6,opt,name=term,proto3" json:"term,omitempty"`
-	Keys          uint64           `protobuf:"varint,7,opt,name=keys,proto3" json:"keys,omitempty"`
-	Bytes         uint64           `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Replicas      []*ReplicaStatus `protobuf:"bytes,9,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	Ranges    []string         `protobuf:"bytes,3,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	Leader    string           `protobuf:"bytes,4,opt,name=leader,proto3" json:"leader,omitempty"`
+	Preferred string           `protobuf:"bytes,5,opt,name=preferred,proto3" json:"preferred,omitempty"`
+	Term      uint64           `protobuf:"varint,6,opt,name=term,proto3" json:"term,omitempty"`
+	Keys      uint64           `protobuf:"varint,7,opt,name=keys,proto3" json:"keys,omitempty"`
+	Bytes     uint64           `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Replicas  []*ReplicaStatus `protobuf:"bytes,9,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	// In which slots replicas differed when they were last compared, as the leader says; empty: in none.
+	Alarm         string `protobuf:"bytes,10,opt,name=alarm,proto3" json:"alarm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardStatus) Reset() {
 	*x = ShardStatus{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[6]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +881,7 @@ func (x *ShardStatus) String() string {
 func (*ShardStatus) ProtoMessage() {}
 
 func (x *ShardStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[6]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +894,7 @@ func (x *ShardStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatus.ProtoReflect.Descriptor instead.
 func (*ShardStatus) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ShardStatus) GetId() uint32 {
@@ -646,6 +960,13 @@ func (x *ShardStatus) GetReplicas() []*ReplicaStatus {
 	return nil
 }
 
+func (x *ShardStatus) GetAlarm() string {
+	if x != nil {
+		return x.Alarm
+	}
+	return ""
+}
+
 type StatusResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -660,7 +981,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[7]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +993,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[7]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +1006,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StatusResponse) GetClusterId() string {
@@ -740,7 +1061,7 @@ type MapRequest struct {
 
 func (x *MapRequest) Reset() {
 	*x = MapRequest{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[8]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +1073,7 @@ func (x *MapRequest) String() string {
 func (*MapRequest) ProtoMessage() {}
 
 func (x *MapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[8]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +1086,7 @@ func (x *MapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapRequest.ProtoReflect.Descriptor instead.
 func (*MapRequest) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MapRequest) GetKnownEpoch() uint64 {
@@ -786,7 +1107,7 @@ type SlotRange struct {
 
 func (x *SlotRange) Reset() {
 	*x = SlotRange{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[9]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +1119,7 @@ func (x *SlotRange) String() string {
 func (*SlotRange) ProtoMessage() {}
 
 func (x *SlotRange) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[9]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +1132,7 @@ func (x *SlotRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRange.ProtoReflect.Descriptor instead.
 func (*SlotRange) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SlotRange) GetFrom() uint32 {
@@ -839,7 +1160,7 @@ type MapReplica struct {
 
 func (x *MapReplica) Reset() {
 	*x = MapReplica{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[10]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +1172,7 @@ func (x *MapReplica) String() string {
 func (*MapReplica) ProtoMessage() {}
 
 func (x *MapReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[10]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +1185,7 @@ func (x *MapReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapReplica.ProtoReflect.Descriptor instead.
 func (*MapReplica) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MapReplica) GetId() uint64 {
@@ -900,7 +1221,7 @@ type MapShard struct {
 
 func (x *MapShard) Reset() {
 	*x = MapShard{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[11]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -912,7 +1233,7 @@ func (x *MapShard) String() string {
 func (*MapShard) ProtoMessage() {}
 
 func (x *MapShard) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[11]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -925,7 +1246,7 @@ func (x *MapShard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapShard.ProtoReflect.Descriptor instead.
 func (*MapShard) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MapShard) GetId() uint32 {
@@ -969,7 +1290,7 @@ type MapNode struct {
 
 func (x *MapNode) Reset() {
 	*x = MapNode{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[12]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1302,7 @@ func (x *MapNode) String() string {
 func (*MapNode) ProtoMessage() {}
 
 func (x *MapNode) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[12]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1315,7 @@ func (x *MapNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapNode.ProtoReflect.Descriptor instead.
 func (*MapNode) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MapNode) GetId() string {
@@ -1044,7 +1365,7 @@ type Map struct {
 
 func (x *Map) Reset() {
 	*x = Map{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[13]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1377,7 @@ func (x *Map) String() string {
 func (*Map) ProtoMessage() {}
 
 func (x *Map) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[13]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1390,7 @@ func (x *Map) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Map.ProtoReflect.Descriptor instead.
 func (*Map) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Map) GetFormat() uint32 {
@@ -1113,7 +1434,7 @@ type LeaderHint struct {
 
 func (x *LeaderHint) Reset() {
 	*x = LeaderHint{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[14]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1446,7 @@ func (x *LeaderHint) String() string {
 func (*LeaderHint) ProtoMessage() {}
 
 func (x *LeaderHint) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[14]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1459,7 @@ func (x *LeaderHint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderHint.ProtoReflect.Descriptor instead.
 func (*LeaderHint) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LeaderHint) GetShard() uint32 {
@@ -1179,7 +1500,7 @@ type MapResponse struct {
 
 func (x *MapResponse) Reset() {
 	*x = MapResponse{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[15]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1512,7 @@ func (x *MapResponse) String() string {
 func (*MapResponse) ProtoMessage() {}
 
 func (x *MapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[15]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1525,7 @@ func (x *MapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapResponse.ProtoReflect.Descriptor instead.
 func (*MapResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MapResponse) GetClusterId() string {
@@ -1262,7 +1583,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[16]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1595,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[16]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1608,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReplaceRequest) GetNode() string {
@@ -1324,7 +1645,7 @@ type ReplacedReplica struct {
 
 func (x *ReplacedReplica) Reset() {
 	*x = ReplacedReplica{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[17]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1657,7 @@ func (x *ReplacedReplica) String() string {
 func (*ReplacedReplica) ProtoMessage() {}
 
 func (x *ReplacedReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[17]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1670,7 @@ func (x *ReplacedReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplacedReplica.ProtoReflect.Descriptor instead.
 func (*ReplacedReplica) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReplacedReplica) GetShard() uint32 {
@@ -1382,7 +1703,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[18]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1715,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[18]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1728,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReplaceResponse) GetReplaced() []*ReplacedReplica {
@@ -1422,7 +1743,32 @@ var File_ostraka_v1_admin_proto protoreflect.FileDescriptor
 const file_ostraka_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"\x16ostraka/v1/admin.proto\x12\n" +
-	"ostraka.v1\"H\n" +
+	"ostraka.v1\"W\n" +
+	"\rVerifyRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\rR\x04from\x12\x1c\n" +
+	"\tforwarded\x18\x03 \x01(\bR\tforwarded\"\x95\x02\n" +
+	"\x0eVerifyResponse\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\rR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\rR\x02to\x12\x14\n" +
+	"\x05slots\x18\t \x01(\rR\x05slots\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04keys\x18\x05 \x01(\x03R\x04keys\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x03R\x05bytes\x127\n" +
+	"\breplicas\x18\a \x03(\v2\x1b.ostraka.v1.VerifiedReplicaR\breplicas\x12<\n" +
+	"\vdifferences\x18\b \x03(\v2\x1a.ostraka.v1.SlotDifferenceR\vdifferences\"U\n" +
+	"\x0fVerifiedReplica\x12\x18\n" +
+	"\areplica\x18\x01 \x01(\x04R\areplica\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\x81\x01\n" +
+	"\x0eSlotDifference\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x10\n" +
+	"\x03odd\x18\x02 \x03(\x04R\x03odd\x12\x16\n" +
+	"\x06fenced\x18\x03 \x03(\x04R\x06fenced\x12\x1d\n" +
+	"\n" +
+	"not_fenced\x18\x04 \x01(\tR\tnotFenced\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\"H\n" +
 	"\bNodeSpec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -1469,7 +1815,7 @@ const file_ostraka_v1_admin_proto_rawDesc = "" +
 	" \x01(\x04R\bchecksum\x12\x14\n" +
 	"\x05voter\x18\v \x01(\bR\x05voter\x12%\n" +
 	"\x0esnapshot_index\x18\f \x01(\x04R\rsnapshotIndex\x12\x14\n" +
-	"\x05state\x18\r \x01(\tR\x05state\"\xf6\x01\n" +
+	"\x05state\x18\r \x01(\tR\x05state\"\x8c\x02\n" +
 	"\vShardStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x14\n" +
 	"\x05slots\x18\x02 \x01(\rR\x05slots\x12\x16\n" +
@@ -1479,7 +1825,9 @@ const file_ostraka_v1_admin_proto_rawDesc = "" +
 	"\x04term\x18\x06 \x01(\x04R\x04term\x12\x12\n" +
 	"\x04keys\x18\a \x01(\x04R\x04keys\x12\x14\n" +
 	"\x05bytes\x18\b \x01(\x04R\x05bytes\x125\n" +
-	"\breplicas\x18\t \x03(\v2\x19.ostraka.v1.ReplicaStatusR\breplicas\"\xe8\x01\n" +
+	"\breplicas\x18\t \x03(\v2\x19.ostraka.v1.ReplicaStatusR\breplicas\x12\x14\n" +
+	"\x05alarm\x18\n" +
+	" \x01(\tR\x05alarm\"\xe8\x01\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
@@ -1540,12 +1888,13 @@ const file_ostraka_v1_admin_proto_rawDesc = "" +
 	"\x03old\x18\x02 \x01(\x04R\x03old\x12\x14\n" +
 	"\x05fresh\x18\x03 \x01(\x04R\x05fresh\"J\n" +
 	"\x0fReplaceResponse\x127\n" +
-	"\breplaced\x18\x01 \x03(\v2\x1b.ostraka.v1.ReplacedReplicaR\breplaced2\x8e\x02\n" +
+	"\breplaced\x18\x01 \x03(\v2\x1b.ostraka.v1.ReplacedReplicaR\breplaced2\xcf\x02\n" +
 	"\x05Admin\x12H\n" +
 	"\tBootstrap\x12\x1c.ostraka.v1.BootstrapRequest\x1a\x1d.ostraka.v1.BootstrapResponse\x12?\n" +
 	"\x06Status\x12\x19.ostraka.v1.StatusRequest\x1a\x1a.ostraka.v1.StatusResponse\x126\n" +
 	"\x03Map\x12\x16.ostraka.v1.MapRequest\x1a\x17.ostraka.v1.MapResponse\x12B\n" +
-	"\aReplace\x12\x1a.ostraka.v1.ReplaceRequest\x1a\x1b.ostraka.v1.ReplaceResponseB/Z-github.com/ostraka-db/ostraka/proto;ostrakapbb\x06proto3"
+	"\aReplace\x12\x1a.ostraka.v1.ReplaceRequest\x1a\x1b.ostraka.v1.ReplaceResponse\x12?\n" +
+	"\x06Verify\x12\x19.ostraka.v1.VerifyRequest\x1a\x1a.ostraka.v1.VerifyResponseB/Z-github.com/ostraka-db/ostraka/proto;ostrakapbb\x06proto3"
 
 var (
 	file_ostraka_v1_admin_proto_rawDescOnce sync.Once
@@ -1559,53 +1908,61 @@ func file_ostraka_v1_admin_proto_rawDescGZIP() []byte {
 	return file_ostraka_v1_admin_proto_rawDescData
 }
 
-var file_ostraka_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_ostraka_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_ostraka_v1_admin_proto_goTypes = []any{
-	(*NodeSpec)(nil),          // 0: ostraka.v1.NodeSpec
-	(*BootstrapRequest)(nil),  // 1: ostraka.v1.BootstrapRequest
-	(*BootstrapResponse)(nil), // 2: ostraka.v1.BootstrapResponse
-	(*StatusRequest)(nil),     // 3: ostraka.v1.StatusRequest
-	(*NodeStatus)(nil),        // 4: ostraka.v1.NodeStatus
-	(*ReplicaStatus)(nil),     // 5: ostraka.v1.ReplicaStatus
-	(*ShardStatus)(nil),       // 6: ostraka.v1.ShardStatus
-	(*StatusResponse)(nil),    // 7: ostraka.v1.StatusResponse
-	(*MapRequest)(nil),        // 8: ostraka.v1.MapRequest
-	(*SlotRange)(nil),         // 9: ostraka.v1.SlotRange
-	(*MapReplica)(nil),        // 10: ostraka.v1.MapReplica
-	(*MapShard)(nil),          // 11: ostraka.v1.MapShard
-	(*MapNode)(nil),           // 12: ostraka.v1.MapNode
-	(*Map)(nil),               // 13: ostraka.v1.Map
-	(*LeaderHint)(nil),        // 14: ostraka.v1.LeaderHint
-	(*MapResponse)(nil),       // 15: ostraka.v1.MapResponse
-	(*ReplaceRequest)(nil),    // 16: ostraka.v1.ReplaceRequest
-	(*ReplacedReplica)(nil),   // 17: ostraka.v1.ReplacedReplica
-	(*ReplaceResponse)(nil),   // 18: ostraka.v1.ReplaceResponse
+	(*VerifyRequest)(nil),     // 0: ostraka.v1.VerifyRequest
+	(*VerifyResponse)(nil),    // 1: ostraka.v1.VerifyResponse
+	(*VerifiedReplica)(nil),   // 2: ostraka.v1.VerifiedReplica
+	(*SlotDifference)(nil),    // 3: ostraka.v1.SlotDifference
+	(*NodeSpec)(nil),          // 4: ostraka.v1.NodeSpec
+	(*BootstrapRequest)(nil),  // 5: ostraka.v1.BootstrapRequest
+	(*BootstrapResponse)(nil), // 6: ostraka.v1.BootstrapResponse
+	(*StatusRequest)(nil),     // 7: ostraka.v1.StatusRequest
+	(*NodeStatus)(nil),        // 8: ostraka.v1.NodeStatus
+	(*ReplicaStatus)(nil),     // 9: ostraka.v1.ReplicaStatus
+	(*ShardStatus)(nil),       // 10: ostraka.v1.ShardStatus
+	(*StatusResponse)(nil),    // 11: ostraka.v1.StatusResponse
+	(*MapRequest)(nil),        // 12: ostraka.v1.MapRequest
+	(*SlotRange)(nil),         // 13: ostraka.v1.SlotRange
+	(*MapReplica)(nil),        // 14: ostraka.v1.MapReplica
+	(*MapShard)(nil),          // 15: ostraka.v1.MapShard
+	(*MapNode)(nil),           // 16: ostraka.v1.MapNode
+	(*Map)(nil),               // 17: ostraka.v1.Map
+	(*LeaderHint)(nil),        // 18: ostraka.v1.LeaderHint
+	(*MapResponse)(nil),       // 19: ostraka.v1.MapResponse
+	(*ReplaceRequest)(nil),    // 20: ostraka.v1.ReplaceRequest
+	(*ReplacedReplica)(nil),   // 21: ostraka.v1.ReplacedReplica
+	(*ReplaceResponse)(nil),   // 22: ostraka.v1.ReplaceResponse
 }
 var file_ostraka_v1_admin_proto_depIdxs = []int32{
-	0,  // 0: ostraka.v1.BootstrapRequest.nodes:type_name -> ostraka.v1.NodeSpec
-	5,  // 1: ostraka.v1.ShardStatus.replicas:type_name -> ostraka.v1.ReplicaStatus
-	4,  // 2: ostraka.v1.StatusResponse.nodes:type_name -> ostraka.v1.NodeStatus
-	6,  // 3: ostraka.v1.StatusResponse.shards:type_name -> ostraka.v1.ShardStatus
-	9,  // 4: ostraka.v1.MapShard.ranges:type_name -> ostraka.v1.SlotRange
-	10, // 5: ostraka.v1.MapShard.replicas:type_name -> ostraka.v1.MapReplica
-	12, // 6: ostraka.v1.Map.nodes:type_name -> ostraka.v1.MapNode
-	11, // 7: ostraka.v1.Map.shards:type_name -> ostraka.v1.MapShard
-	13, // 8: ostraka.v1.MapResponse.map:type_name -> ostraka.v1.Map
-	14, // 9: ostraka.v1.MapResponse.leaders:type_name -> ostraka.v1.LeaderHint
-	17, // 10: ostraka.v1.ReplaceResponse.replaced:type_name -> ostraka.v1.ReplacedReplica
-	1,  // 11: ostraka.v1.Admin.Bootstrap:input_type -> ostraka.v1.BootstrapRequest
-	3,  // 12: ostraka.v1.Admin.Status:input_type -> ostraka.v1.StatusRequest
-	8,  // 13: ostraka.v1.Admin.Map:input_type -> ostraka.v1.MapRequest
-	16, // 14: ostraka.v1.Admin.Replace:input_type -> ostraka.v1.ReplaceRequest
-	2,  // 15: ostraka.v1.Admin.Bootstrap:output_type -> ostraka.v1.BootstrapResponse
-	7,  // 16: ostraka.v1.Admin.Status:output_type -> ostraka.v1.StatusResponse
-	15, // 17: ostraka.v1.Admin.Map:output_type -> ostraka.v1.MapResponse
-	18, // 18: ostraka.v1.Admin.Replace:output_type -> ostraka.v1.ReplaceResponse
-	15, // [15:19] is the sub-list for method output_type
-	11, // [11:15] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	2,  // 0: ostraka.v1.VerifyResponse.replicas:type_name -> ostraka.v1.VerifiedReplica
+	3,  // 1: ostraka.v1.VerifyResponse.differences:type_name -> ostraka.v1.SlotDifference
+	4,  // 2: ostraka.v1.BootstrapRequest.nodes:type_name -> ostraka.v1.NodeSpec
+	9,  // 3: ostraka.v1.ShardStatus.replicas:type_name -> ostraka.v1.ReplicaStatus
+	8,  // 4: ostraka.v1.StatusResponse.nodes:type_name -> ostraka.v1.NodeStatus
+	10, // 5: ostraka.v1.StatusResponse.shards:type_name -> ostraka.v1.ShardStatus
+	13, // 6: ostraka.v1.MapShard.ranges:type_name -> ostraka.v1.SlotRange
+	14, // 7: ostraka.v1.MapShard.replicas:type_name -> ostraka.v1.MapReplica
+	16, // 8: ostraka.v1.Map.nodes:type_name -> ostraka.v1.MapNode
+	15, // 9: ostraka.v1.Map.shards:type_name -> ostraka.v1.MapShard
+	17, // 10: ostraka.v1.MapResponse.map:type_name -> ostraka.v1.Map
+	18, // 11: ostraka.v1.MapResponse.leaders:type_name -> ostraka.v1.LeaderHint
+	21, // 12: ostraka.v1.ReplaceResponse.replaced:type_name -> ostraka.v1.ReplacedReplica
+	5,  // 13: ostraka.v1.Admin.Bootstrap:input_type -> ostraka.v1.BootstrapRequest
+	7,  // 14: ostraka.v1.Admin.Status:input_type -> ostraka.v1.StatusRequest
+	12, // 15: ostraka.v1.Admin.Map:input_type -> ostraka.v1.MapRequest
+	20, // 16: ostraka.v1.Admin.Replace:input_type -> ostraka.v1.ReplaceRequest
+	0,  // 17: ostraka.v1.Admin.Verify:input_type -> ostraka.v1.VerifyRequest
+	6,  // 18: ostraka.v1.Admin.Bootstrap:output_type -> ostraka.v1.BootstrapResponse
+	11, // 19: ostraka.v1.Admin.Status:output_type -> ostraka.v1.StatusResponse
+	19, // 20: ostraka.v1.Admin.Map:output_type -> ostraka.v1.MapResponse
+	22, // 21: ostraka.v1.Admin.Replace:output_type -> ostraka.v1.ReplaceResponse
+	1,  // 22: ostraka.v1.Admin.Verify:output_type -> ostraka.v1.VerifyResponse
+	18, // [18:23] is the sub-list for method output_type
+	13, // [13:18] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_ostraka_v1_admin_proto_init() }
@@ -1613,14 +1970,14 @@ func file_ostraka_v1_admin_proto_init() {
 	if File_ostraka_v1_admin_proto != nil {
 		return
 	}
-	file_ostraka_v1_admin_proto_msgTypes[16].OneofWrappers = []any{}
+	file_ostraka_v1_admin_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ostraka_v1_admin_proto_rawDesc), len(file_ostraka_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

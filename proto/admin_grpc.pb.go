@@ -23,6 +23,7 @@ const (
 	Admin_Status_FullMethodName    = "/ostraka.v1.Admin/Status"
 	Admin_Map_FullMethodName       = "/ostraka.v1.Admin/Map"
 	Admin_Replace_FullMethodName   = "/ostraka.v1.Admin/Replace"
+	Admin_Verify_FullMethodName    = "/ostraka.v1.Admin/Verify"
 )
 
 // AdminClient is the client API for Admin service.
@@ -40,6 +41,9 @@ type AdminClient interface {
 	// Replace gives the place of a node's replicas to fresh ones on the same node: their data are wiped, and come again
 	// from the others. Refused, with nothing done, where a group can't do without a replica.
 	Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceResponse, error)
+	// Verify compares the replicas of a shard in its next few slots, by checksums of what each has in memory at one index of
+	// the log, and stops replicas that differ from a majority. Called again with the answer's to, until more is false.
+	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error)
 }
 
 type adminClient struct {
@@ -90,6 +94,16 @@ func (c *adminClient) Replace(ctx context.Context, in *ReplaceRequest, opts ...g
 	return out, nil
 }
 
+func (c *adminClient) Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifyResponse)
+	err := c.cc.Invoke(ctx, Admin_Verify_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -105,6 +119,9 @@ type AdminServer interface {
 	// Replace gives the place of a node's replicas to fresh ones on the same node: their data are wiped, and come again
 	// from the others. Refused, with nothing done, where a group can't do without a replica.
 	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
+	// Verify compares the replicas of a shard in its next few slots, by checksums of what each has in memory at one index of
+	// the log, and stops replicas that differ from a majority. Called again with the answer's to, until more is false.
+	Verify(context.Context, *VerifyRequest) (*VerifyResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -126,6 +143,9 @@ func (UnimplementedAdminServer) Map(context.Context, *MapRequest) (*MapResponse,
 }
 func (UnimplementedAdminServer) Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Replace not implemented")
+}
+func (UnimplementedAdminServer) Verify(context.Context, *VerifyRequest) (*VerifyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Verify not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -220,6 +240,24 @@ func _Admin_Replace_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Verify_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Verify(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Verify_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Verify(ctx, req.(*VerifyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -242,6 +280,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Replace",
 			Handler:    _Admin_Replace_Handler,
+		},
+		{
+			MethodName: "Verify",
+			Handler:    _Admin_Verify_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

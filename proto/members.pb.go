@@ -72,6 +72,341 @@ func (ReplicaEvent) EnumDescriptor() ([]byte, []int) {
 	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{0}
 }
 
+type SlotSumsRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	From    *Handshake             `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	Group   uint32                 `protobuf:"varint,2,opt,name=group,proto3" json:"group,omitempty"`
+	Replica uint64                 `protobuf:"varint,3,opt,name=replica,proto3" json:"replica,omitempty"`
+	// Of the mark.
+	Index uint64 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	// Somebody waits for it.
+	Asked         bool `protobuf:"varint,5,opt,name=asked,proto3" json:"asked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlotSumsRequest) Reset() {
+	*x = SlotSumsRequest{}
+	mi := &file_ostraka_v1_members_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlotSumsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlotSumsRequest) ProtoMessage() {}
+
+func (x *SlotSumsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_members_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlotSumsRequest.ProtoReflect.Descriptor instead.
+func (*SlotSumsRequest) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *SlotSumsRequest) GetFrom() *Handshake {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *SlotSumsRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *SlotSumsRequest) GetReplica() uint64 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
+func (x *SlotSumsRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *SlotSumsRequest) GetAsked() bool {
+	if x != nil {
+		return x.Asked
+	}
+	return false
+}
+
+// SlotFigures are what a slot holds.
+type SlotFigures struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          int64                  `protobuf:"varint,1,opt,name=keys,proto3" json:"keys,omitempty"`
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Expiring      int64                  `protobuf:"varint,3,opt,name=expiring,proto3" json:"expiring,omitempty"`
+	Checksum      uint64                 `protobuf:"fixed64,4,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlotFigures) Reset() {
+	*x = SlotFigures{}
+	mi := &file_ostraka_v1_members_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlotFigures) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlotFigures) ProtoMessage() {}
+
+func (x *SlotFigures) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_members_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlotFigures.ProtoReflect.Descriptor instead.
+func (*SlotFigures) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SlotFigures) GetKeys() int64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *SlotFigures) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *SlotFigures) GetExpiring() int64 {
+	if x != nil {
+		return x.Expiring
+	}
+	return 0
+}
+
+func (x *SlotFigures) GetChecksum() uint64 {
+	if x != nil {
+		return x.Checksum
+	}
+	return 0
+}
+
+type SlotSum struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Slot  uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	// As kept up with writes. Absent: nothing.
+	Kept *SlotFigures `protobuf:"bytes,2,opt,name=kept,proto3" json:"kept,omitempty"`
+	// As counted in memory. Absent: the same.
+	Counted       *SlotFigures `protobuf:"bytes,3,opt,name=counted,proto3" json:"counted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlotSum) Reset() {
+	*x = SlotSum{}
+	mi := &file_ostraka_v1_members_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlotSum) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlotSum) ProtoMessage() {}
+
+func (x *SlotSum) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_members_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlotSum.ProtoReflect.Descriptor instead.
+func (*SlotSum) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SlotSum) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *SlotSum) GetKept() *SlotFigures {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+func (x *SlotSum) GetCounted() *SlotFigures {
+	if x != nil {
+		return x.Counted
+	}
+	return nil
+}
+
+// SlotSumsResponse leaves out slots that are empty, and always were said to be.
+type SlotSumsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sums          []*SlotSum             `protobuf:"bytes,1,rep,name=sums,proto3" json:"sums,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlotSumsResponse) Reset() {
+	*x = SlotSumsResponse{}
+	mi := &file_ostraka_v1_members_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlotSumsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlotSumsResponse) ProtoMessage() {}
+
+func (x *SlotSumsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_members_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlotSumsResponse.ProtoReflect.Descriptor instead.
+func (*SlotSumsResponse) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SlotSumsResponse) GetSums() []*SlotSum {
+	if x != nil {
+		return x.Sums
+	}
+	return nil
+}
+
+type FenceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FenceResponse) Reset() {
+	*x = FenceResponse{}
+	mi := &file_ostraka_v1_members_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FenceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FenceResponse) ProtoMessage() {}
+
+func (x *FenceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_members_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FenceResponse.ProtoReflect.Descriptor instead.
+func (*FenceResponse) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{4}
+}
+
+type OddResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why the replica must not go on; empty: the asked node does not lead the group, or knows nothing against the replica.
+	Why           string `protobuf:"bytes,1,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OddResponse) Reset() {
+	*x = OddResponse{}
+	mi := &file_ostraka_v1_members_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OddResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OddResponse) ProtoMessage() {}
+
+func (x *OddResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_members_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OddResponse.ProtoReflect.Descriptor instead.
+func (*OddResponse) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *OddResponse) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 type RejoinRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	From  *Handshake             `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
@@ -85,7 +420,7 @@ type RejoinRequest struct {
 
 func (x *RejoinRequest) Reset() {
 	*x = RejoinRequest{}
-	mi := &file_ostraka_v1_members_proto_msgTypes[0]
+	mi := &file_ostraka_v1_members_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -97,7 +432,7 @@ func (x *RejoinRequest) String() string {
 func (*RejoinRequest) ProtoMessage() {}
 
 func (x *RejoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_members_proto_msgTypes[0]
+	mi := &file_ostraka_v1_members_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -110,7 +445,7 @@ func (x *RejoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejoinRequest.ProtoReflect.Descriptor instead.
 func (*RejoinRequest) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{0}
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RejoinRequest) GetFrom() *Handshake {
@@ -142,7 +477,7 @@ type RejoinResponse struct {
 
 func (x *RejoinResponse) Reset() {
 	*x = RejoinResponse{}
-	mi := &file_ostraka_v1_members_proto_msgTypes[1]
+	mi := &file_ostraka_v1_members_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -154,7 +489,7 @@ func (x *RejoinResponse) String() string {
 func (*RejoinResponse) ProtoMessage() {}
 
 func (x *RejoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_members_proto_msgTypes[1]
+	mi := &file_ostraka_v1_members_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -167,7 +502,7 @@ func (x *RejoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejoinResponse.ProtoReflect.Descriptor instead.
 func (*RejoinResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{1}
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{7}
 }
 
 type ClusterStateRequest struct {
@@ -181,7 +516,7 @@ type ClusterStateRequest struct {
 
 func (x *ClusterStateRequest) Reset() {
 	*x = ClusterStateRequest{}
-	mi := &file_ostraka_v1_members_proto_msgTypes[2]
+	mi := &file_ostraka_v1_members_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -193,7 +528,7 @@ func (x *ClusterStateRequest) String() string {
 func (*ClusterStateRequest) ProtoMessage() {}
 
 func (x *ClusterStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_members_proto_msgTypes[2]
+	mi := &file_ostraka_v1_members_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -206,7 +541,7 @@ func (x *ClusterStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStateRequest.ProtoReflect.Descriptor instead.
 func (*ClusterStateRequest) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{2}
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ClusterStateRequest) GetFrom() *Handshake {
@@ -235,7 +570,7 @@ type ClusterStateResponse struct {
 
 func (x *ClusterStateResponse) Reset() {
 	*x = ClusterStateResponse{}
-	mi := &file_ostraka_v1_members_proto_msgTypes[3]
+	mi := &file_ostraka_v1_members_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -247,7 +582,7 @@ func (x *ClusterStateResponse) String() string {
 func (*ClusterStateResponse) ProtoMessage() {}
 
 func (x *ClusterStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_members_proto_msgTypes[3]
+	mi := &file_ostraka_v1_members_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -260,7 +595,7 @@ func (x *ClusterStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStateResponse.ProtoReflect.Descriptor instead.
 func (*ClusterStateResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{3}
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ClusterStateResponse) GetState() *BootstrapPlan {
@@ -289,7 +624,7 @@ type StandingRequest struct {
 
 func (x *StandingRequest) Reset() {
 	*x = StandingRequest{}
-	mi := &file_ostraka_v1_members_proto_msgTypes[4]
+	mi := &file_ostraka_v1_members_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -301,7 +636,7 @@ func (x *StandingRequest) String() string {
 func (*StandingRequest) ProtoMessage() {}
 
 func (x *StandingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_members_proto_msgTypes[4]
+	mi := &file_ostraka_v1_members_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -314,7 +649,7 @@ func (x *StandingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandingRequest.ProtoReflect.Descriptor instead.
 func (*StandingRequest) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{4}
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StandingRequest) GetFrom() *Handshake {
@@ -358,7 +693,7 @@ type StandingResponse struct {
 
 func (x *StandingResponse) Reset() {
 	*x = StandingResponse{}
-	mi := &file_ostraka_v1_members_proto_msgTypes[5]
+	mi := &file_ostraka_v1_members_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -370,7 +705,7 @@ func (x *StandingResponse) String() string {
 func (*StandingResponse) ProtoMessage() {}
 
 func (x *StandingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_members_proto_msgTypes[5]
+	mi := &file_ostraka_v1_members_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -383,7 +718,7 @@ func (x *StandingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandingResponse.ProtoReflect.Descriptor instead.
 func (*StandingResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{5}
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StandingResponse) GetRunning() bool {
@@ -456,7 +791,7 @@ type MembershipResponse struct {
 
 func (x *MembershipResponse) Reset() {
 	*x = MembershipResponse{}
-	mi := &file_ostraka_v1_members_proto_msgTypes[6]
+	mi := &file_ostraka_v1_members_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -468,7 +803,7 @@ func (x *MembershipResponse) String() string {
 func (*MembershipResponse) ProtoMessage() {}
 
 func (x *MembershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_members_proto_msgTypes[6]
+	mi := &file_ostraka_v1_members_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -481,7 +816,7 @@ func (x *MembershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipResponse.ProtoReflect.Descriptor instead.
 func (*MembershipResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{6}
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MembershipResponse) GetLeads() bool {
@@ -517,7 +852,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_ostraka_v1_members_proto_msgTypes[7]
+	mi := &file_ostraka_v1_members_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -529,7 +864,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_members_proto_msgTypes[7]
+	mi := &file_ostraka_v1_members_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -542,7 +877,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{7}
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReportRequest) GetFrom() *Handshake {
@@ -584,7 +919,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_ostraka_v1_members_proto_msgTypes[8]
+	mi := &file_ostraka_v1_members_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +931,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_members_proto_msgTypes[8]
+	mi := &file_ostraka_v1_members_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +944,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{8}
+	return file_ostraka_v1_members_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReportResponse) GetAccepted() bool {
@@ -631,7 +966,27 @@ var File_ostraka_v1_members_proto protoreflect.FileDescriptor
 const file_ostraka_v1_members_proto_rawDesc = "" +
 	"\n" +
 	"\x18ostraka/v1/members.proto\x12\n" +
-	"ostraka.v1\x1a\x15ostraka/v1/raft.proto\"\x8b\x01\n" +
+	"ostraka.v1\x1a\x15ostraka/v1/raft.proto\"\x98\x01\n" +
+	"\x0fSlotSumsRequest\x12)\n" +
+	"\x04from\x18\x01 \x01(\v2\x15.ostraka.v1.HandshakeR\x04from\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\rR\x05group\x12\x18\n" +
+	"\areplica\x18\x03 \x01(\x04R\areplica\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05asked\x18\x05 \x01(\bR\x05asked\"o\n" +
+	"\vSlotFigures\x12\x12\n" +
+	"\x04keys\x18\x01 \x01(\x03R\x04keys\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x1a\n" +
+	"\bexpiring\x18\x03 \x01(\x03R\bexpiring\x12\x1a\n" +
+	"\bchecksum\x18\x04 \x01(\x06R\bchecksum\"}\n" +
+	"\aSlotSum\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\rR\x04slot\x12+\n" +
+	"\x04kept\x18\x02 \x01(\v2\x17.ostraka.v1.SlotFiguresR\x04kept\x121\n" +
+	"\acounted\x18\x03 \x01(\v2\x17.ostraka.v1.SlotFiguresR\acounted\";\n" +
+	"\x10SlotSumsResponse\x12'\n" +
+	"\x04sums\x18\x01 \x03(\v2\x13.ostraka.v1.SlotSumR\x04sums\"\x0f\n" +
+	"\rFenceResponse\"\x1f\n" +
+	"\vOddResponse\x12\x10\n" +
+	"\x03why\x18\x01 \x01(\tR\x03why\"\x8b\x01\n" +
 	"\rRejoinRequest\x12)\n" +
 	"\x04from\x18\x01 \x01(\v2\x15.ostraka.v1.HandshakeR\x04from\x12-\n" +
 	"\x04plan\x18\x02 \x01(\v2\x19.ostraka.v1.BootstrapPlanR\x04plan\x12 \n" +
@@ -674,14 +1029,17 @@ const file_ostraka_v1_members_proto_rawDesc = "" +
 	"\fReplicaEvent\x12\x1d\n" +
 	"\x19REPLICA_EVENT_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12REPLICA_EVENT_LOST\x10\x01\x12\x1a\n" +
-	"\x16REPLICA_EVENT_PROMOTED\x10\x022\xf0\x02\n" +
+	"\x16REPLICA_EVENT_PROMOTED\x10\x022\xb5\x04\n" +
 	"\aMembers\x12?\n" +
 	"\x06Rejoin\x12\x19.ostraka.v1.RejoinRequest\x1a\x1a.ostraka.v1.RejoinResponse\x12Q\n" +
 	"\fClusterState\x12\x1f.ostraka.v1.ClusterStateRequest\x1a .ostraka.v1.ClusterStateResponse\x12E\n" +
 	"\bStanding\x12\x1b.ostraka.v1.StandingRequest\x1a\x1c.ostraka.v1.StandingResponse\x12I\n" +
 	"\n" +
 	"Membership\x12\x1b.ostraka.v1.StandingRequest\x1a\x1e.ostraka.v1.MembershipResponse\x12?\n" +
-	"\x06Report\x12\x19.ostraka.v1.ReportRequest\x1a\x1a.ostraka.v1.ReportResponseB/Z-github.com/ostraka-db/ostraka/proto;ostrakapbb\x06proto3"
+	"\x06Report\x12\x19.ostraka.v1.ReportRequest\x1a\x1a.ostraka.v1.ReportResponse\x12E\n" +
+	"\bSlotSums\x12\x1b.ostraka.v1.SlotSumsRequest\x1a\x1c.ostraka.v1.SlotSumsResponse\x12?\n" +
+	"\x05Fence\x12\x1b.ostraka.v1.StandingRequest\x1a\x19.ostraka.v1.FenceResponse\x12;\n" +
+	"\x03Odd\x12\x1b.ostraka.v1.StandingRequest\x1a\x17.ostraka.v1.OddResponseB/Z-github.com/ostraka-db/ostraka/proto;ostrakapbb\x06proto3"
 
 var (
 	file_ostraka_v1_members_proto_rawDescOnce sync.Once
@@ -696,44 +1054,60 @@ func file_ostraka_v1_members_proto_rawDescGZIP() []byte {
 }
 
 var file_ostraka_v1_members_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ostraka_v1_members_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_ostraka_v1_members_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_ostraka_v1_members_proto_goTypes = []any{
 	(ReplicaEvent)(0),            // 0: ostraka.v1.ReplicaEvent
-	(*RejoinRequest)(nil),        // 1: ostraka.v1.RejoinRequest
-	(*RejoinResponse)(nil),       // 2: ostraka.v1.RejoinResponse
-	(*ClusterStateRequest)(nil),  // 3: ostraka.v1.ClusterStateRequest
-	(*ClusterStateResponse)(nil), // 4: ostraka.v1.ClusterStateResponse
-	(*StandingRequest)(nil),      // 5: ostraka.v1.StandingRequest
-	(*StandingResponse)(nil),     // 6: ostraka.v1.StandingResponse
-	(*MembershipResponse)(nil),   // 7: ostraka.v1.MembershipResponse
-	(*ReportRequest)(nil),        // 8: ostraka.v1.ReportRequest
-	(*ReportResponse)(nil),       // 9: ostraka.v1.ReportResponse
-	(*Handshake)(nil),            // 10: ostraka.v1.Handshake
-	(*BootstrapPlan)(nil),        // 11: ostraka.v1.BootstrapPlan
+	(*SlotSumsRequest)(nil),      // 1: ostraka.v1.SlotSumsRequest
+	(*SlotFigures)(nil),          // 2: ostraka.v1.SlotFigures
+	(*SlotSum)(nil),              // 3: ostraka.v1.SlotSum
+	(*SlotSumsResponse)(nil),     // 4: ostraka.v1.SlotSumsResponse
+	(*FenceResponse)(nil),        // 5: ostraka.v1.FenceResponse
+	(*OddResponse)(nil),          // 6: ostraka.v1.OddResponse
+	(*RejoinRequest)(nil),        // 7: ostraka.v1.RejoinRequest
+	(*RejoinResponse)(nil),       // 8: ostraka.v1.RejoinResponse
+	(*ClusterStateRequest)(nil),  // 9: ostraka.v1.ClusterStateRequest
+	(*ClusterStateResponse)(nil), // 10: ostraka.v1.ClusterStateResponse
+	(*StandingRequest)(nil),      // 11: ostraka.v1.StandingRequest
+	(*StandingResponse)(nil),     // 12: ostraka.v1.StandingResponse
+	(*MembershipResponse)(nil),   // 13: ostraka.v1.MembershipResponse
+	(*ReportRequest)(nil),        // 14: ostraka.v1.ReportRequest
+	(*ReportResponse)(nil),       // 15: ostraka.v1.ReportResponse
+	(*Handshake)(nil),            // 16: ostraka.v1.Handshake
+	(*BootstrapPlan)(nil),        // 17: ostraka.v1.BootstrapPlan
 }
 var file_ostraka_v1_members_proto_depIdxs = []int32{
-	10, // 0: ostraka.v1.RejoinRequest.from:type_name -> ostraka.v1.Handshake
-	11, // 1: ostraka.v1.RejoinRequest.plan:type_name -> ostraka.v1.BootstrapPlan
-	10, // 2: ostraka.v1.ClusterStateRequest.from:type_name -> ostraka.v1.Handshake
-	11, // 3: ostraka.v1.ClusterStateResponse.state:type_name -> ostraka.v1.BootstrapPlan
-	10, // 4: ostraka.v1.StandingRequest.from:type_name -> ostraka.v1.Handshake
-	10, // 5: ostraka.v1.ReportRequest.from:type_name -> ostraka.v1.Handshake
-	0,  // 6: ostraka.v1.ReportRequest.event:type_name -> ostraka.v1.ReplicaEvent
-	1,  // 7: ostraka.v1.Members.Rejoin:input_type -> ostraka.v1.RejoinRequest
-	3,  // 8: ostraka.v1.Members.ClusterState:input_type -> ostraka.v1.ClusterStateRequest
-	5,  // 9: ostraka.v1.Members.Standing:input_type -> ostraka.v1.StandingRequest
-	5,  // 10: ostraka.v1.Members.Membership:input_type -> ostraka.v1.StandingRequest
-	8,  // 11: ostraka.v1.Members.Report:input_type -> ostraka.v1.ReportRequest
-	2,  // 12: ostraka.v1.Members.Rejoin:output_type -> ostraka.v1.RejoinResponse
-	4,  // 13: ostraka.v1.Members.ClusterState:output_type -> ostraka.v1.ClusterStateResponse
-	6,  // 14: ostraka.v1.Members.Standing:output_type -> ostraka.v1.StandingResponse
-	7,  // 15: ostraka.v1.Members.Membership:output_type -> ostraka.v1.MembershipResponse
-	9,  // 16: ostraka.v1.Members.Report:output_type -> ostraka.v1.ReportResponse
-	12, // [12:17] is the sub-list for method output_type
-	7,  // [7:12] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	16, // 0: ostraka.v1.SlotSumsRequest.from:type_name -> ostraka.v1.Handshake
+	2,  // 1: ostraka.v1.SlotSum.kept:type_name -> ostraka.v1.SlotFigures
+	2,  // 2: ostraka.v1.SlotSum.counted:type_name -> ostraka.v1.SlotFigures
+	3,  // 3: ostraka.v1.SlotSumsResponse.sums:type_name -> ostraka.v1.SlotSum
+	16, // 4: ostraka.v1.RejoinRequest.from:type_name -> ostraka.v1.Handshake
+	17, // 5: ostraka.v1.RejoinRequest.plan:type_name -> ostraka.v1.BootstrapPlan
+	16, // 6: ostraka.v1.ClusterStateRequest.from:type_name -> ostraka.v1.Handshake
+	17, // 7: ostraka.v1.ClusterStateResponse.state:type_name -> ostraka.v1.BootstrapPlan
+	16, // 8: ostraka.v1.StandingRequest.from:type_name -> ostraka.v1.Handshake
+	16, // 9: ostraka.v1.ReportRequest.from:type_name -> ostraka.v1.Handshake
+	0,  // 10: ostraka.v1.ReportRequest.event:type_name -> ostraka.v1.ReplicaEvent
+	7,  // 11: ostraka.v1.Members.Rejoin:input_type -> ostraka.v1.RejoinRequest
+	9,  // 12: ostraka.v1.Members.ClusterState:input_type -> ostraka.v1.ClusterStateRequest
+	11, // 13: ostraka.v1.Members.Standing:input_type -> ostraka.v1.StandingRequest
+	11, // 14: ostraka.v1.Members.Membership:input_type -> ostraka.v1.StandingRequest
+	14, // 15: ostraka.v1.Members.Report:input_type -> ostraka.v1.ReportRequest
+	1,  // 16: ostraka.v1.Members.SlotSums:input_type -> ostraka.v1.SlotSumsRequest
+	11, // 17: ostraka.v1.Members.Fence:input_type -> ostraka.v1.StandingRequest
+	11, // 18: ostraka.v1.Members.Odd:input_type -> ostraka.v1.StandingRequest
+	8,  // 19: ostraka.v1.Members.Rejoin:output_type -> ostraka.v1.RejoinResponse
+	10, // 20: ostraka.v1.Members.ClusterState:output_type -> ostraka.v1.ClusterStateResponse
+	12, // 21: ostraka.v1.Members.Standing:output_type -> ostraka.v1.StandingResponse
+	13, // 22: ostraka.v1.Members.Membership:output_type -> ostraka.v1.MembershipResponse
+	15, // 23: ostraka.v1.Members.Report:output_type -> ostraka.v1.ReportResponse
+	4,  // 24: ostraka.v1.Members.SlotSums:output_type -> ostraka.v1.SlotSumsResponse
+	5,  // 25: ostraka.v1.Members.Fence:output_type -> ostraka.v1.FenceResponse
+	6,  // 26: ostraka.v1.Members.Odd:output_type -> ostraka.v1.OddResponse
+	19, // [19:27] is the sub-list for method output_type
+	11, // [11:19] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_ostraka_v1_members_proto_init() }
@@ -748,7 +1122,7 @@ func file_ostraka_v1_members_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ostraka_v1_members_proto_rawDesc), len(file_ostraka_v1_members_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,9 @@ const (
 	Members_Standing_FullMethodName     = "/ostraka.v1.Members/Standing"
 	Members_Membership_FullMethodName   = "/ostraka.v1.Members/Membership"
 	Members_Report_FullMethodName       = "/ostraka.v1.Members/Report"
+	Members_SlotSums_FullMethodName     = "/ostraka.v1.Members/SlotSums"
+	Members_Fence_FullMethodName        = "/ostraka.v1.Members/Fence"
+	Members_Odd_FullMethodName          = "/ostraka.v1.Members/Odd"
 )
 
 // MembersClient is the client API for Members service.
@@ -44,6 +47,13 @@ type MembersClient interface {
 	Membership(ctx context.Context, in *StandingRequest, opts ...grpc.CallOption) (*MembershipResponse, error)
 	// Report tells the meta group's leader what became of a replica.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
+	// SlotSums returns what a replica of the node counted at a mark in its group's log. It waits until that is done.
+	SlotSums(ctx context.Context, in *SlotSumsRequest, opts ...grpc.CallOption) (*SlotSumsResponse, error)
+	// Fence tells the node that a replica of it was found to differ from the others: it stops it, once the asking node, as the
+	// group's leader, has said so again (Odd), and has it replaced.
+	Fence(ctx context.Context, in *StandingRequest, opts ...grpc.CallOption) (*FenceResponse, error)
+	// Odd asks a group's leader whether it has found a replica to differ.
+	Odd(ctx context.Context, in *StandingRequest, opts ...grpc.CallOption) (*OddResponse, error)
 }
 
 type membersClient struct {
@@ -104,6 +114,36 @@ func (c *membersClient) Report(ctx context.Context, in *ReportRequest, opts ...g
 	return out, nil
 }
 
+func (c *membersClient) SlotSums(ctx context.Context, in *SlotSumsRequest, opts ...grpc.CallOption) (*SlotSumsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SlotSumsResponse)
+	err := c.cc.Invoke(ctx, Members_SlotSums_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *membersClient) Fence(ctx context.Context, in *StandingRequest, opts ...grpc.CallOption) (*FenceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FenceResponse)
+	err := c.cc.Invoke(ctx, Members_Fence_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *membersClient) Odd(ctx context.Context, in *StandingRequest, opts ...grpc.CallOption) (*OddResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OddResponse)
+	err := c.cc.Invoke(ctx, Members_Odd_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MembersServer is the server API for Members service.
 // All implementations must embed UnimplementedMembersServer
 // for forward compatibility.
@@ -122,6 +162,13 @@ type MembersServer interface {
 	Membership(context.Context, *StandingRequest) (*MembershipResponse, error)
 	// Report tells the meta group's leader what became of a replica.
 	Report(context.Context, *ReportRequest) (*ReportResponse, error)
+	// SlotSums returns what a replica of the node counted at a mark in its group's log. It waits until that is done.
+	SlotSums(context.Context, *SlotSumsRequest) (*SlotSumsResponse, error)
+	// Fence tells the node that a replica of it was found to differ from the others: it stops it, once the asking node, as the
+	// group's leader, has said so again (Odd), and has it replaced.
+	Fence(context.Context, *StandingRequest) (*FenceResponse, error)
+	// Odd asks a group's leader whether it has found a replica to differ.
+	Odd(context.Context, *StandingRequest) (*OddResponse, error)
 	mustEmbedUnimplementedMembersServer()
 }
 
@@ -146,6 +193,15 @@ func (UnimplementedMembersServer) Membership(context.Context, *StandingRequest) 
 }
 func (UnimplementedMembersServer) Report(context.Context, *ReportRequest) (*ReportResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Report not implemented")
+}
+func (UnimplementedMembersServer) SlotSums(context.Context, *SlotSumsRequest) (*SlotSumsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SlotSums not implemented")
+}
+func (UnimplementedMembersServer) Fence(context.Context, *StandingRequest) (*FenceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Fence not implemented")
+}
+func (UnimplementedMembersServer) Odd(context.Context, *StandingRequest) (*OddResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Odd not implemented")
 }
 func (UnimplementedMembersServer) mustEmbedUnimplementedMembersServer() {}
 func (UnimplementedMembersServer) testEmbeddedByValue()                 {}
@@ -258,6 +314,60 @@ func _Members_Report_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Members_SlotSums_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SlotSumsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembersServer).SlotSums(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Members_SlotSums_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembersServer).SlotSums(ctx, req.(*SlotSumsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Members_Fence_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StandingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembersServer).Fence(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Members_Fence_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembersServer).Fence(ctx, req.(*StandingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Members_Odd_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StandingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembersServer).Odd(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Members_Odd_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembersServer).Odd(ctx, req.(*StandingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Members_ServiceDesc is the grpc.ServiceDesc for Members service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -284,6 +394,18 @@ var Members_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Report",
 			Handler:    _Members_Report_Handler,
+		},
+		{
+			MethodName: "SlotSums",
+			Handler:    _Members_SlotSums_Handler,
+		},
+		{
+			MethodName: "Fence",
+			Handler:    _Members_Fence_Handler,
+		},
+		{
+			MethodName: "Odd",
+			Handler:    _Members_Odd_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -30,6 +30,7 @@ type Config struct {
 	Proposer  ProposerConfig
 	Snapshots SnapshotConfig
 	Reaping   ReapConfig
+	Verify    VerifyConfig
 	// MaxMemory bounds, in bytes, what the stores of all replicas here take: at it, leaders with a voter here refuse growth. What else a
 	// process needs (queues, the log's tail, a snapshot being installed beside the old state) comes on top. Default 0: no limit.
 	MaxMemory int64
@@ -115,6 +116,13 @@ func (c *Config) withDefaults() (Config, error) {
 	d.Reaping.Every = cmp.Or(d.Reaping.Every, 100*time.Millisecond)
 	d.Reaping.KeysMax = cmp.Or(d.Reaping.KeysMax, 256)
 	d.Reaping.EntriesMax = cmp.Or(d.Reaping.EntriesMax, 8)
+	d.Verify.Every = cmp.Or(d.Verify.Every, 10*time.Second)
+	d.Verify.PassEvery = cmp.Or(d.Verify.PassEvery, 10*time.Minute)
+	d.Verify.Share = cmp.Or(d.Verify.Share, 5)
+	d.Verify.ShareAsked = cmp.Or(d.Verify.ShareAsked, 50)
+	d.Verify.KeysMax = cmp.Or(d.Verify.KeysMax, 1<<16)
+	d.Verify.BytesMax = cmp.Or(d.Verify.BytesMax, 32<<20)
+	d.Verify.SlotsMax = cmp.Or(d.Verify.SlotsMax, 2048)
 	if d.Clock == nil {
 		d.Clock = NewSystemClock()
 	}
@@ -125,6 +133,8 @@ func (c *Config) withDefaults() (Config, error) {
 		return d, fmt.Errorf("raftfsm: Config needs Storage, Transport, Logger and Fatal")
 	case d.Snapshots.BytesPerSecond < snapshotSliceBytes:
 		return d, fmt.Errorf("raftfsm: Snapshots.BytesPerSecond %d is below a slice of %d bytes", d.Snapshots.BytesPerSecond, snapshotSliceBytes)
+	case min(d.Verify.Share, d.Verify.ShareAsked) < 1 || max(d.Verify.Share, d.Verify.ShareAsked) > 100:
+		return d, fmt.Errorf("raftfsm: Verify.Share %d and ShareAsked %d are not within [1, 100]", d.Verify.Share, d.Verify.ShareAsked)
 	case d.Timing.LeaderLease > d.Timing.Election:
 		return d, fmt.Errorf("raftfsm: Timing.LeaderLease %s is over Timing.Election %s", d.Timing.LeaderLease, d.Timing.Election)
 	}

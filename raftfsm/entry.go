@@ -21,7 +21,7 @@ import (
 //	                             version, value bytes at most]
 //	own     [[from, to], …]     the slots a shard is born with, [from, to)
 //	tick    nothing             moves shard time on
-//	reap    slot, cutoff, limit removes expired keys
+//	reap    slot, cutoff, limit removes expired keys; of limit 0 it is a mark for an audit of the slots [slot, cutoff): audit.go
 //
 // In format 2, which nobody writes below format level 2:
 //

@@ -35,6 +35,8 @@ type GroupSpec struct {
 type Group struct {
 	replica replica
 	spec    GroupSpec
+	// verifying holds a token while the group's replicas are compared: a mark ends the audit of the one before.
+	verifying chan struct{}
 }
 
 // ReadLevel says what a read promises.
@@ -48,12 +50,12 @@ const (
 )
 
 func newGroup(h *Host, spec GroupSpec) *Group {
-	g := &Group{spec: spec}
+	g := &Group{spec: spec, verifying: make(chan struct{}, 1)}
 	g.replica = replica{host: h, group: spec.Shard, id: spec.Replica,
 		log: h.cfg.Logger.With("shard", spec.Shard, "replica", spec.Replica),
 		newMachine: func() machine {
 			m := newShardMachine(spec.Shard, h.cfg.Clock)
-			m.reverses = spec.Replica%2 == 1
+			m.reverses, m.replica, m.auditor = spec.Replica%2 == 1, spec.Replica, h.auditor
 			if h.cfg.HistoryBytes > 0 {
 				m.keepHistory(h.cfg.HistoryBytes)
 			}
@@ -311,6 +313,8 @@ type Status struct {
 	Keys, Bytes, Expiring uint64
 	Checksum              uint64
 	Version               store.Version
+	// Alarm: see Group.Alarm.
+	Alarm string
 }
 
 // Status returns how this replica stands.
@@ -320,7 +324,7 @@ func (g *Group) Status() Status {
 		st := m.store.Load()
 		stats := st.Stats()
 		s.Keys, s.Bytes, s.Expiring = uint64(stats.Keys), uint64(stats.Bytes), uint64(stats.Expiring)
-		s.Checksum, s.Version = stats.Checksum, st.Version()
+		s.Checksum, s.Version, s.Alarm = stats.Checksum, st.Version(), g.Alarm()
 	}
 	return s
 }

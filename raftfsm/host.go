@@ -27,6 +27,8 @@ type Host struct {
 	confirmer *confirmer
 	scheduler *scheduler
 	memory    *memory
+	auditor   *auditor
+	verifier  *verifier
 	// snapshotThrottle paces the snapshots of all replicas together.
 	snapshotThrottle *rate.Limiter
 
@@ -45,7 +47,7 @@ func NewHost(cfg Config) (*Host, error) {
 	h := &Host{cfg: full, groups: make(map[shard.ID]*Group),
 		snapshotThrottle: rate.NewLimiter(rate.Limit(full.Snapshots.BytesPerSecond), snapshotSliceBytes)}
 	h.confirmer = newConfirmer(full.Node, full.Timing.Election, full.Transport.Confirm)
-	h.memory = newMemory(&full)
+	h.memory, h.auditor, h.verifier = newMemory(&full), newAuditor(full.Verify), newVerifier()
 	h.scheduler = newScheduler(h)
 	full.Transport.OnGone(h.nodeGone)
 	return h, nil

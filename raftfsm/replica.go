@@ -71,6 +71,7 @@ type life struct {
 	refusing atomic.Int64
 	voters   atomic.Pointer[voterList]
 	agreed   agreement
+	odd      sync.Map // ReplicaID → string: replicas that this leader found to be odd, and why
 }
 
 // leadTerm is one term of leadership, ready to serve.

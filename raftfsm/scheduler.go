@@ -22,6 +22,7 @@ import (
 //	watchdog   groups stuck in one of raft's known ways are restarted inside the process
 //	balance    leaderships held against the map's preference are moved back, one at a time
 //	memory     on a node with a limit: what the stores take is counted, and told to others (memory.go)
+//	verify     replicas of shards led here are compared, a few slots at a time (verify.go); auditor: what that takes is counted (audit.go)
 //	members    groups led here are brought in line with who the cluster's state says belongs to them (membership.go)
 type scheduler struct {
 	host   *Host
@@ -52,6 +53,10 @@ func newScheduler(h *Host) *scheduler {
 	s.every(election, s.watch)
 	s.every(2*election, s.balance)
 	s.every(election/4, s.reconcile)
+	s.jobs.Go(func() { h.auditor.run(s.ctx) })
+	if h.cfg.Verify.Every > 0 {
+		s.every(h.cfg.Verify.Every, s.verify)
+	}
 	if h.memory.limit > 0 {
 		s.every(memoryBeat, h.beatMemory)
 	}

@@ -20,8 +20,9 @@ import (
 type shardMachine struct {
 	shard shard.ID
 	clock Clock
-	// reverses: see knownbad.ApplyOrder.
+	// reverses: see knownbad.ApplyOrder; replica is for knownbad.MemoryBit.
 	reverses bool
+	replica  shard.ReplicaID
 	store    atomic.Pointer[store.Store]
 	// sessions are raft's FSM goroutine's alone.
 	sessions *sessionTable
@@ -31,6 +32,9 @@ type shardMachine struct {
 	history *store.History
 	// pace relates shard time to this node's monotonic clock; leaders stamp entries by it.
 	pace atomic.Pointer[pace]
+	// capture is the latest audit; auditor counts it.
+	capture atomic.Pointer[capture]
+	auditor *auditor
 }
 
 // foundSession is the session of an entry's row, as found in the table.
@@ -54,7 +58,7 @@ type pace struct {
 var formatLimits = store.MaxLimits()
 
 func newShardMachine(id shard.ID, clock Clock) *shardMachine {
-	m := &shardMachine{shard: id, clock: clock}
+	m := &shardMachine{shard: id, clock: clock, auditor: newAuditor(VerifyConfig{})}
 	m.swap(store.New(formatLimits), newSessionTable(formatBounds))
 	return m
 }
@@ -125,7 +129,7 @@ func (r *opResults) err(i int, attempt uint32) error {
 
 // apply implements machine. Nothing here depends on a clock, a random source or map order, except keepPace,
 // which only leaders' later stamps depend on.
-func (m *shardMachine) apply(_ uint64, data []byte) (any, error) {
+func (m *shardMachine) apply(index uint64, data []byte) (any, error) {
 	ent := entries.Get().(*entry)
 	defer ent.release()
 	if err := ent.decode(data); err != nil {
@@ -134,7 +138,7 @@ func (m *shardMachine) apply(_ uint64, data []byte) (any, error) {
 	s := m.store.Load()
 	s.SetTime(ent.Time)
 	m.keepPace(s.Time())
-	response, err := m.applyEntry(s, ent)
+	response, err := m.applyEntry(s, index, ent)
 	if m.history != nil {
 		m.history.Publish()
 	}
@@ -143,7 +147,7 @@ func (m *shardMachine) apply(_ uint64, data []byte) (any, error) {
 	return response, err
 }
 
-func (m *shardMachine) applyEntry(s *store.Store, ent *entry) (any, error) {
+func (m *shardMachine) applyEntry(s *store.Store, index uint64, ent *entry) (any, error) {
 	switch ent.Kind {
 	case entryOps:
 		return m.applyOps(s, ent)
@@ -160,6 +164,10 @@ func (m *shardMachine) applyEntry(s *store.Store, ent *entry) (any, error) {
 	case entryTick:
 		return nil, nil
 	case entryReap:
+		if ent.isMark() {
+			m.mark(index, ent.Slot, ent.Cutoff)
+			return index, nil
+		}
 		return s.Reap(ent.Slot, ent.Cutoff, ent.Limit), nil
 	}
 	return nil, fmt.Errorf("%w: kind %d", ErrUnknownEntry, ent.Kind)
@@ -179,6 +187,7 @@ func (m *shardMachine) applyOps(s *store.Store, ent *entry) (any, error) {
 		slot := uint16(shard.SlotOf(op.Op.Key))
 		if op.row == noRow || knownbad.RetryTable {
 			r.results[i] = s.Apply(slot, &op.Op)
+			m.rot(s, op.Op.Key)
 			continue
 		}
 		if why := m.applyOnce(s, ent, op, slot, &r.results[i]); why != refusedNot {
@@ -215,6 +224,7 @@ func (m *shardMachine) applyOnce(s *store.Store, ent *entry, op *sessionOp, slot
 		return refusedNot
 	}
 	*result = s.Apply(slot, &op.Op)
+	m.rot(s, op.Op.Key)
 	// A slot that is another shard's was not asked: the write goes on to that one.
 	if result.Status != store.StatusNotOwned {
 		t.keep(f.session, at, op.Session.Request, slot, result)

@@ -48,17 +48,23 @@ type adminService struct {
 	ostrakapb.UnimplementedAdminServer
 	bootstrapper
 	replacer
+	verifier
 	node     nodeView
 	replicas replicaSet
 }
 
-func newAdminService(node nodeView, b bootstrapper, r replacer) *adminService {
-	return &adminService{bootstrapper: b, replacer: r, node: node, replicas: hostReplicas{node}}
+func newAdminService(node nodeView, b bootstrapper, r replacer, v verifier) *adminService {
+	return &adminService{bootstrapper: b, replacer: r, verifier: v, node: node, replicas: hostReplicas{node}}
 }
 
 // Replace implements ostrakapb.AdminServer.
 func (s *adminService) Replace(ctx context.Context, r *ostrakapb.ReplaceRequest) (*ostrakapb.ReplaceResponse, error) {
 	return s.replacer.Replace(ctx, r)
+}
+
+// Verify implements ostrakapb.AdminServer.
+func (s *adminService) Verify(ctx context.Context, r *ostrakapb.VerifyRequest) (*ostrakapb.VerifyResponse, error) {
+	return s.verifier.Verify(ctx, r)
 }
 
 // Bootstrap implements ostrakapb.AdminServer.
@@ -105,6 +111,7 @@ func (s *adminService) Status(ctx context.Context, r *ostrakapb.StatusRequest) (
 		for _, part := range parts[i].GetShards() {
 			if whole := shards[shard.ID(part.GetId())]; whole != nil {
 				whole.Replicas = append(whole.Replicas, part.GetReplicas()...)
+				whole.Alarm = cmp.Or(whole.Alarm, part.GetAlarm()) // the leader's; others have none
 			}
 		}
 	}
@@ -155,7 +162,7 @@ func (s *adminService) local(m *shard.Map) *ostrakapb.StatusResponse {
 		if part == nil {
 			part = &ostrakapb.ShardStatus{Id: uint32(st.Shard)}
 		}
-		part.Replicas = []*ostrakapb.ReplicaStatus{replicaStatus(self, st)}
+		part.Replicas, part.Alarm = []*ostrakapb.ReplicaStatus{replicaStatus(self, st)}, st.Alarm
 		summarize(part)
 		part.Leader = string(st.Leader) // a follower believes in one too
 		answer.Shards = append(answer.Shards, part)

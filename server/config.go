@@ -50,6 +50,7 @@ type Config struct {
 	Timing    raftfsm.Timing
 	Snapshots raftfsm.SnapshotConfig
 	Proposer  raftfsm.ProposerConfig
+	Verify    raftfsm.VerifyConfig
 	Limits    Limits
 	// MaxMemory bounds, in bytes, what all replicas here take in memory; 0: no limit. At it, writes that would take more are refused by
 	// every shard with a voter here, until use has come down to 95 %. It is not the whole process's: leave a quarter on top, and 256 MiB at least,
@@ -165,6 +166,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxMemory != 0 && c.MaxMemory < maxMemoryLeast {
 		return c, fmt.Errorf("%w: max-memory is %d bytes: want 0, which is no limit, or at least %d", ErrConfig, c.MaxMemory, maxMemoryLeast)
+	}
+	if c.Verify.Share < 0 || c.Verify.Share > 100 {
+		return c, fmt.Errorf("%w: verify-share is %d: want 1 to 100 percent of a core, or 0 for the default", ErrConfig, c.Verify.Share)
 	}
 	limits, err := c.Limits.withDefaults()
 	if err != nil {

@@ -58,6 +58,10 @@ func (n *fakeNode) Replace(context.Context, *ostrakapb.ReplaceRequest) (*ostraka
 	return nil, raftfsm.ErrNotSpared
 }
 
+func (n *fakeNode) Verify(context.Context, *ostrakapb.VerifyRequest) (*ostrakapb.VerifyResponse, error) {
+	return nil, raftfsm.ErrNoAudit
+}
+
 func (n *fakeNode) Address(id shard.NodeID) (string, bool) {
 	return fmt.Sprintf("%s.test:7400", id), true
 }
@@ -311,7 +315,7 @@ func serve(t testing.TB, node *fakeNode) *fakeServer {
 		f.replicas = newFakeReplicas(node.m)
 	}
 	f.grpc = grpc.NewServer(serverOptions(node, f.metrics, slog.New(slog.NewTextHandler(io.Discard, nil)))...)
-	kv, admin := newKVService(node), newAdminService(node, node, node)
+	kv, admin := newKVService(node), newAdminService(node, node, node, node)
 	kv.replicas, admin.replicas = f.replicas, f.replicas
 	f.stopping, f.watches = kv.stopping, kv.watches
 	var background sync.WaitGroup

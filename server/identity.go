@@ -76,6 +76,8 @@ type heldReplica struct {
 	// Joining: the replica may start without data. It is a fresh one, and nothing that it said has counted yet. Once this is
 	// gone an empty replica is one that lost its data, and never starts again: see raftfsm.Host.StartJoiner.
 	Joining bool `json:"joining,omitempty"`
+	// Fenced is why the replica must not start again: its contents differ from its peers'. It is replaced. Empty: it is well.
+	Fenced string `json:"fenced,omitempty"`
 }
 
 // bookEntry is a node's address, and in which of its starts it listened there.

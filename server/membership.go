@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -40,7 +41,8 @@ func (n *Node) openMembership(plan *ostrakapb.BootstrapPlan) (*membership, error
 	}
 	host, err := raftfsm.NewHost(raftfsm.Config{Node: n.NodeID(), Storage: disks, Transport: n.transport,
 		Clock: n.cfg.Clock, Logger: n.cfg.Logger, Fatal: n.cfg.Fatal, HistoryBytes: n.cfg.WatchHistoryBytes,
-		Timing: n.cfg.Timing, Proposer: n.cfg.Proposer, Snapshots: n.cfg.Snapshots, MaxMemory: n.cfg.MaxMemory})
+		Timing: n.cfg.Timing, Proposer: n.cfg.Proposer, Snapshots: n.cfg.Snapshots, Verify: n.cfg.Verify,
+		MaxMemory: n.cfg.MaxMemory})
 	if err != nil {
 		return nil, errors.Join(err, disks.Close())
 	}
@@ -87,7 +89,9 @@ func (n *Node) join(plan *ostrakapb.BootstrapPlan) error {
 	}
 	part.host.SetPreferred(n.Map)
 	n.membership.Store(part)
-	part.host.SetCluster(&clusterView{node: n, part: part})
+	view := &clusterView{node: n, part: part}
+	part.host.SetCluster(view)
+	part.host.SetVerifyPeers(view)
 	n.background.Go(func() { n.followMeta(part) })
 	n.background.Go(func() { n.keepReplicas(part) })
 	return nil
@@ -118,10 +122,15 @@ func (n *Node) startReplica(part *membership, group shard.ID, held heldReplica) 
 	settled := func() error {
 		return n.changeIdentity(func(id *identity) error {
 			if now, ok := id.Replicas[group]; ok && now.ID == held.ID {
-				id.hold(group, heldReplica{ID: held.ID})
+				now.Joining = false
+				id.hold(group, now)
 			}
 			return nil
 		})
+	}
+	if held.Fenced != "" {
+		part.setLost(group, &lostReplica{id: held.ID, why: fmt.Errorf("%w: %s", errOdd, held.Fenced)})
+		return nil
 	}
 	switch {
 	case group == shard.MetaGroup && held.Joining:

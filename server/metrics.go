@@ -53,7 +53,7 @@ func newMetrics(node nodeView) *metrics {
 	build.Set(1)
 	m.registry.MustRegister(m.requests, m.errors, m.inFlight, m.panics, m.connections, m.refusedConnections, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		newReplicaCollector(hostReplicas{node}.statuses), newNodeCollector(node))
+		newReplicaCollector(hostReplicas{node}.statuses), newNodeCollector(node), newVerifyCollector(node))
 	return m
 }
 

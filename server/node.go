@@ -255,7 +255,7 @@ func (n *Node) newGRPCServer() *grpc.Server {
 	n.metrics.watchWatches(&kv.watches.counts)
 	n.stopPipelines = sync.OnceFunc(func() { close(kv.stopping) })
 	ostrakapb.RegisterKVServer(s, kv)
-	ostrakapb.RegisterAdminServer(s, newAdminService(n, n, n))
+	ostrakapb.RegisterAdminServer(s, newAdminService(n, n, n, n))
 	ostrakapb.RegisterRaftServer(s, &raftService{Transport: n.transport, node: n})
 	ostrakapb.RegisterMembersServer(s, &membersService{node: n})
 	n.health.register(s)

@@ -225,9 +225,12 @@ type copyOf struct {
 	remains *raftfsm.Remains
 }
 
-// better tells whether a copy rather than another should go on: whole ones before those that were still being made, then
-// by what Raft elects for.
+// better tells whether a copy rather than another should go on: those that were not stopped for differing from their peers first, then
+// whole ones before those that were still being made, then by what Raft elects for.
 func (c *copyOf) better(than *copyOf) bool {
+	if fenced := c.replica.Fenced != ""; fenced != (than.replica.Fenced != "") {
+		return !fenced
+	}
 	if c.replica.Joining != than.replica.Joining {
 		return !c.replica.Joining
 	}
@@ -271,7 +274,7 @@ func (r *Recovery) best(group shard.ID) (best *copyOf, report RecoveredGroup, er
 		}
 		report.Voters++
 		if slices.ContainsFunc(here, func(c *copyOf) bool {
-			return c.replica.ID == m.Replica && !c.replica.Joining && !c.remains.Unclean
+			return c.replica.ID == m.Replica && !c.replica.Joining && c.replica.Fenced == "" && !c.remains.Unclean
 		}) {
 			report.VotersHere++
 		}

@@ -61,6 +61,7 @@ var statusTable = []statusRow{
 	{is: raftfsm.ErrNoSpace, code: codes.ResourceExhausted, reason: ostrakapb.Reason_REASON_OVERLOADED, outcome: notDone, retryAfter: noSpacePause},
 	{is: raftfsm.ErrMemory, code: codes.ResourceExhausted, reason: ostrakapb.Reason_REASON_MEMORY, outcome: notDone, retryAfter: memoryPause},
 	{is: raftfsm.ErrOverloaded, code: codes.ResourceExhausted, reason: ostrakapb.Reason_REASON_OVERLOADED, outcome: notDone, retryAfter: 20 * time.Millisecond},
+	{is: raftfsm.ErrNoAudit, code: codes.Aborted, reason: ostrakapb.Reason_REASON_UNSPECIFIED, outcome: notDone},
 	{is: raftfsm.ErrDeadline, code: codes.DeadlineExceeded, reason: ostrakapb.Reason_REASON_DEADLINE, outcome: notDone},
 	{is: raftfsm.ErrSessionUnknown, code: codes.FailedPrecondition, reason: ostrakapb.Reason_REASON_SESSION_UNKNOWN, outcome: notDone},
 	{is: errSessionsLevel, code: codes.Unavailable, reason: ostrakapb.Reason_REASON_NO_LEADER, outcome: notDone, retryAfter: electionPause},

@@ -117,23 +117,21 @@ func (v *View) sound(slot uint16, ref arena.Ref, cells arena.Reader) (record, bo
 }
 
 // Extent returns the end of a run of slots from slot from on that is worth one audit: of at most slotsMax slots, keysMax keys and
-// bytesMax bytes, but one slot at least, together with what it holds. ok is false if no owned slot is left.
-func (s *Store) Extent(from uint16, slotsMax int, keysMax, bytesMax int64) (to uint16, sum Stats, ok bool) {
+// bytesMax bytes, but one slot at least; how many of them are owned, and what they hold together. No slots: no owned one is left.
+func (s *Store) Extent(from uint16, slotsMax int, keysMax, bytesMax int64) (to uint16, slots int, sum Stats) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	slots := 0
-	to = SlotCount
 	for slot := from; slot < SlotCount; slot++ {
 		t := s.tables.of(slot)
 		if t == nil {
 			continue
 		}
 		if slots > 0 && (slots == slotsMax || sum.Keys+t.stats.Keys > keysMax || sum.Bytes+t.stats.Bytes > bytesMax) {
-			return slot, sum, true
+			return slot, slots, sum
 		}
 		slots++
 		sum.Keys += t.stats.Keys
 		sum.Bytes += t.stats.Bytes
 	}
-	return to, sum, slots > 0
+	return SlotCount, slots, sum
 }

@@ -193,6 +193,29 @@ func BenchmarkSnapshot(b *testing.B) {
 }
 
 // BenchmarkRestore builds a store from a view: one operation is one store.
+// BenchmarkAudit counts all slots again. An op is a key.
+func BenchmarkAudit(b *testing.B) {
+	for _, keys := range benchSizes {
+		b.Run(fmt.Sprint(keys), func(b *testing.B) {
+			s := filled(b, keys)
+			b.ResetTimer()
+			for done := 0; done < b.N; {
+				a := s.Audit(0, store.SlotCount)
+				for i := range a.Slots() {
+					kept, counted, err := a.Count(i, func() error { return nil })
+					if err != nil || kept != counted {
+						b.Fatal(kept, counted, err)
+					}
+					if done += int(counted.Keys); done >= b.N {
+						break
+					}
+				}
+				a.Close()
+			}
+		})
+	}
+}
+
 func BenchmarkRestore(b *testing.B) {
 	forSizes(b, func(b *testing.B, keys int) {
 		s := filled(b, keys)

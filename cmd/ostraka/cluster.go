@@ -23,7 +23,7 @@ func (a *app) clusterCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    help,
 	}
-	cmd.AddCommand(a.bootstrapCommand(), a.statusCommand(), a.replaceCommand())
+	cmd.AddCommand(a.bootstrapCommand(), a.statusCommand(), a.replaceCommand(), a.verifyCommand())
 	return cmd
 }
 
@@ -178,6 +178,11 @@ func (a *app) printStatus(s *client.Status) error {
 	}
 	for _, sh := range s.Shards {
 		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%d\t%d\t%s\n", sh.ID, strings.Join(sh.Ranges, ","), orDash(sh.Leader), replicaNames(sh.Replicas), sh.Term, sh.Keys, readableBytes(sh.Bytes))
+	}
+	for _, sh := range s.Shards {
+		if sh.Alarm != "" {
+			fmt.Fprintf(t, "\nALARM: shard %d: %s\n", sh.ID, sh.Alarm)
+		}
 	}
 	return t.Flush()
 }

@@ -57,6 +57,7 @@ var exits = []struct {
 	{ingest.ErrNoState, exitUsage, "import from the beginning, without --resume, or name the file with --state"},
 	{ingest.ErrState, exitUsage, "repeat the import as it was begun, or begin anew without --resume"},
 	{errRotten, exitError, "the replicas named don't start; their peers have what they had: see docs/operations.md"},
+	{errDiffers, exitError, "replicas that differ from a majority are replaced by themselves: `ostraka cluster status` shows it; see docs/operations.md for the others"},
 	{dev.ErrPort, exitError, "choose other ports with --base-port, or stop what uses them"},
 	{dev.ErrLayout, exitUsage, "start it as it was made, choose another --data-dir, or remove that one"},
 	{context.Canceled, exitError, "interrupted by a signal"},

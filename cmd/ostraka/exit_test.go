@@ -32,6 +32,8 @@ func TestExitCodes(t *testing.T) {
 		{client.ErrUnsupported, 1},
 		{&client.CompactedError{}, 1},
 		{dev.ErrPort, 1},
+		{errDiffers, 1},
+		{errNotCompared, 5},
 		{usagef("no"), 2},
 		{&client.InvalidError{Field: "ttl"}, 2},
 		{&bench.ConfigError{Field: "clients"}, 2},

@@ -68,6 +68,8 @@ func serverFlags(flags *pflag.FlagSet, cfg *server.Config) {
 	flags.Uint64Var(&cfg.Snapshots.TrailingEntries, "snapshot-trailing-entries", 0, "log entries kept before a snapshot at least; 0: the default of 100")
 	flags.IntVar(&cfg.WatchHistoryBytes, "watch-history-bytes", 0, "`bytes` of latest changes kept for watches in each replica's memory; 0: the default of 8 MiB; negative: none, nothing can be watched")
 	flags.IntVar(&cfg.Limits.WatchesMax, "watches-max", 0, "most watches at once; 0: the default of 65536")
+	flags.DurationVar(&cfg.Verify.Every, "verify-every", 0, "beat at which replicas are compared, a few slots at a time; 0: the default of 10s, below: never")
+	flags.IntVar(&cfg.Verify.Share, "verify-share", 0, "`percent` of a core that comparing may take in the background; 0: the default of 5")
 	flags.DurationVar(&cfg.DrainTimeout, "drain-timeout", 0, "longest time to hand over and end calls at shutdown; 0: the default of 15s")
 }
 

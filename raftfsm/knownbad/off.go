@@ -40,4 +40,7 @@ const (
 	SnapshotKey = false
 	// RetryTable: a write that is sent again is done again, whatever is known of its first sending.
 	RetryTable = false
+	// MemoryBit: when a replica applies a write of the key "{TAG}rot/ID" with its own id, a bit of the value flips in its memory. It is not a
+	// measure that is taken out, but what the comparison of replicas must find.
+	MemoryBit = false
 )

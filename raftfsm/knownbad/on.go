@@ -28,6 +28,7 @@ var (
 	ApplyOrder     = on("apply-order")
 	SnapshotKey    = on("snapshot-key")
 	RetryTable     = on("retry-table")
+	MemoryBit      = on("memory-bit")
 )
 
 func on(name string) bool {
