@@ -21,6 +21,388 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type UsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only what this node knows of itself, without asking others.
+	Local bool `protobuf:"varint,1,opt,name=local,proto3" json:"local,omitempty"`
+	// Tell of slots.
+	Slots bool `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"`
+	// How many of the hottest and of the largest keys to tell, up to 128 and 16 of each shard.
+	Keys          uint32 `protobuf:"varint,3,opt,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageRequest) Reset() {
+	*x = UsageRequest{}
+	mi := &file_ostraka_v1_admin_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageRequest) ProtoMessage() {}
+
+func (x *UsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_admin_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
+func (*UsageRequest) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *UsageRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+func (x *UsageRequest) GetSlots() bool {
+	if x != nil {
+		return x.Slots
+	}
+	return false
+}
+
+func (x *UsageRequest) GetKeys() uint32 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+// SlotUsage is of the last few seconds, as for the rates. Slots that hold nothing and were not used are left out.
+type SlotUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Slot  uint32                 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	// The leader's.
+	Keys     int64 `protobuf:"varint,3,opt,name=keys,proto3" json:"keys,omitempty"`
+	Bytes    int64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Expiring int64 `protobuf:"varint,5,opt,name=expiring,proto3" json:"expiring,omitempty"`
+	// Of all replicas, estimated from samples.
+	ReadsPerSecond  float64 `protobuf:"fixed64,6,opt,name=reads_per_second,json=readsPerSecond,proto3" json:"reads_per_second,omitempty"`
+	WritesPerSecond float64 `protobuf:"fixed64,7,opt,name=writes_per_second,json=writesPerSecond,proto3" json:"writes_per_second,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SlotUsage) Reset() {
+	*x = SlotUsage{}
+	mi := &file_ostraka_v1_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlotUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlotUsage) ProtoMessage() {}
+
+func (x *SlotUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlotUsage.ProtoReflect.Descriptor instead.
+func (*SlotUsage) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SlotUsage) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *SlotUsage) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *SlotUsage) GetKeys() int64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *SlotUsage) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *SlotUsage) GetExpiring() int64 {
+	if x != nil {
+		return x.Expiring
+	}
+	return 0
+}
+
+func (x *SlotUsage) GetReadsPerSecond() float64 {
+	if x != nil {
+		return x.ReadsPerSecond
+	}
+	return 0
+}
+
+func (x *SlotUsage) GetWritesPerSecond() float64 {
+	if x != nil {
+		return x.WritesPerSecond
+	}
+	return 0
+}
+
+type HotKey struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Shard           uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Slot            uint32                 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	Key             []byte                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	ReadsPerSecond  float64                `protobuf:"fixed64,4,opt,name=reads_per_second,json=readsPerSecond,proto3" json:"reads_per_second,omitempty"`
+	WritesPerSecond float64                `protobuf:"fixed64,5,opt,name=writes_per_second,json=writesPerSecond,proto3" json:"writes_per_second,omitempty"`
+	// By how much both together may be too high.
+	ErrorPerSecond float64 `protobuf:"fixed64,6,opt,name=error_per_second,json=errorPerSecond,proto3" json:"error_per_second,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *HotKey) Reset() {
+	*x = HotKey{}
+	mi := &file_ostraka_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HotKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HotKey) ProtoMessage() {}
+
+func (x *HotKey) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HotKey.ProtoReflect.Descriptor instead.
+func (*HotKey) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *HotKey) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *HotKey) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *HotKey) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *HotKey) GetReadsPerSecond() float64 {
+	if x != nil {
+		return x.ReadsPerSecond
+	}
+	return 0
+}
+
+func (x *HotKey) GetWritesPerSecond() float64 {
+	if x != nil {
+		return x.WritesPerSecond
+	}
+	return 0
+}
+
+func (x *HotKey) GetErrorPerSecond() float64 {
+	if x != nil {
+		return x.ErrorPerSecond
+	}
+	return 0
+}
+
+type LargeKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Slot  uint32                 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	Key   []byte                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// Of key and value.
+	Bytes         int64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LargeKey) Reset() {
+	*x = LargeKey{}
+	mi := &file_ostraka_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LargeKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LargeKey) ProtoMessage() {}
+
+func (x *LargeKey) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LargeKey.ProtoReflect.Descriptor instead.
+func (*LargeKey) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LargeKey) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *LargeKey) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *LargeKey) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *LargeKey) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type UsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Slots []*SlotUsage           `protobuf:"bytes,1,rep,name=slots,proto3" json:"slots,omitempty"`
+	// The hottest and the largest first.
+	Hottest []*HotKey   `protobuf:"bytes,2,rep,name=hottest,proto3" json:"hottest,omitempty"`
+	Largest []*LargeKey `protobuf:"bytes,3,rep,name=largest,proto3" json:"largest,omitempty"`
+	// Nodes that did not answer: what they know is missing.
+	Silent        []string `protobuf:"bytes,4,rep,name=silent,proto3" json:"silent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageResponse) Reset() {
+	*x = UsageResponse{}
+	mi := &file_ostraka_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageResponse) ProtoMessage() {}
+
+func (x *UsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ostraka_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
+func (*UsageResponse) Descriptor() ([]byte, []int) {
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *UsageResponse) GetSlots() []*SlotUsage {
+	if x != nil {
+		return x.Slots
+	}
+	return nil
+}
+
+func (x *UsageResponse) GetHottest() []*HotKey {
+	if x != nil {
+		return x.Hottest
+	}
+	return nil
+}
+
+func (x *UsageResponse) GetLargest() []*LargeKey {
+	if x != nil {
+		return x.Largest
+	}
+	return nil
+}
+
+func (x *UsageResponse) GetSilent() []string {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
 type VerifyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
@@ -34,7 +416,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[0]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -46,7 +428,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[0]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -59,7 +441,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{0}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *VerifyRequest) GetShard() uint32 {
@@ -102,7 +484,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[1]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -114,7 +496,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[1]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -127,7 +509,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *VerifyResponse) GetFrom() uint32 {
@@ -205,7 +587,7 @@ type VerifiedReplica struct {
 
 func (x *VerifiedReplica) Reset() {
 	*x = VerifiedReplica{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[2]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -217,7 +599,7 @@ func (x *VerifiedReplica) String() string {
 func (*VerifiedReplica) ProtoMessage() {}
 
 func (x *VerifiedReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[2]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -230,7 +612,7 @@ func (x *VerifiedReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifiedReplica.ProtoReflect.Descriptor instead.
 func (*VerifiedReplica) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *VerifiedReplica) GetReplica() uint64 {
@@ -270,7 +652,7 @@ type SlotDifference struct {
 
 func (x *SlotDifference) Reset() {
 	*x = SlotDifference{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[3]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -282,7 +664,7 @@ func (x *SlotDifference) String() string {
 func (*SlotDifference) ProtoMessage() {}
 
 func (x *SlotDifference) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[3]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -295,7 +677,7 @@ func (x *SlotDifference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotDifference.ProtoReflect.Descriptor instead.
 func (*SlotDifference) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SlotDifference) GetSlot() uint32 {
@@ -344,7 +726,7 @@ type NodeSpec struct {
 
 func (x *NodeSpec) Reset() {
 	*x = NodeSpec{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[4]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +738,7 @@ func (x *NodeSpec) String() string {
 func (*NodeSpec) ProtoMessage() {}
 
 func (x *NodeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[4]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +751,7 @@ func (x *NodeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSpec.ProtoReflect.Descriptor instead.
 func (*NodeSpec) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NodeSpec) GetId() string {
@@ -406,7 +788,7 @@ type BootstrapRequest struct {
 
 func (x *BootstrapRequest) Reset() {
 	*x = BootstrapRequest{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[5]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +800,7 @@ func (x *BootstrapRequest) String() string {
 func (*BootstrapRequest) ProtoMessage() {}
 
 func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[5]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +813,7 @@ func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapRequest.ProtoReflect.Descriptor instead.
 func (*BootstrapRequest) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BootstrapRequest) GetNodes() []*NodeSpec {
@@ -468,7 +850,7 @@ type BootstrapResponse struct {
 
 func (x *BootstrapResponse) Reset() {
 	*x = BootstrapResponse{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[6]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -480,7 +862,7 @@ func (x *BootstrapResponse) String() string {
 func (*BootstrapResponse) ProtoMessage() {}
 
 func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[6]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -493,7 +875,7 @@ func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapResponse.ProtoReflect.Descriptor instead.
 func (*BootstrapResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BootstrapResponse) GetClusterId() string {
@@ -534,7 +916,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[7]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +928,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[7]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +941,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StatusRequest) GetLocal() bool {
@@ -595,7 +977,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[8]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +989,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[8]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +1002,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NodeStatus) GetId() string {
@@ -730,7 +1112,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[9]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -742,7 +1124,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[9]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -755,7 +1137,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReplicaStatus) GetShard() uint32 {
@@ -869,7 +1251,7 @@ type ShardStatus struct {
 
 func (x *ShardStatus) Reset() {
 	*x = ShardStatus{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[10]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1263,7 @@ func (x *ShardStatus) String() string {
 func (*ShardStatus) ProtoMessage() {}
 
 func (x *ShardStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[10]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1276,7 @@ func (x *ShardStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatus.ProtoReflect.Descriptor instead.
 func (*ShardStatus) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ShardStatus) GetId() uint32 {
@@ -981,7 +1363,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[11]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1375,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[11]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1388,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StatusResponse) GetClusterId() string {
@@ -1061,7 +1443,7 @@ type MapRequest struct {
 
 func (x *MapRequest) Reset() {
 	*x = MapRequest{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[12]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1455,7 @@ func (x *MapRequest) String() string {
 func (*MapRequest) ProtoMessage() {}
 
 func (x *MapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[12]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1468,7 @@ func (x *MapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapRequest.ProtoReflect.Descriptor instead.
 func (*MapRequest) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MapRequest) GetKnownEpoch() uint64 {
@@ -1107,7 +1489,7 @@ type SlotRange struct {
 
 func (x *SlotRange) Reset() {
 	*x = SlotRange{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[13]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1501,7 @@ func (x *SlotRange) String() string {
 func (*SlotRange) ProtoMessage() {}
 
 func (x *SlotRange) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[13]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1514,7 @@ func (x *SlotRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRange.ProtoReflect.Descriptor instead.
 func (*SlotRange) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SlotRange) GetFrom() uint32 {
@@ -1160,7 +1542,7 @@ type MapReplica struct {
 
 func (x *MapReplica) Reset() {
 	*x = MapReplica{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[14]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1554,7 @@ func (x *MapReplica) String() string {
 func (*MapReplica) ProtoMessage() {}
 
 func (x *MapReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[14]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1567,7 @@ func (x *MapReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapReplica.ProtoReflect.Descriptor instead.
 func (*MapReplica) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MapReplica) GetId() uint64 {
@@ -1221,7 +1603,7 @@ type MapShard struct {
 
 func (x *MapShard) Reset() {
 	*x = MapShard{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[15]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1615,7 @@ func (x *MapShard) String() string {
 func (*MapShard) ProtoMessage() {}
 
 func (x *MapShard) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[15]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1628,7 @@ func (x *MapShard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapShard.ProtoReflect.Descriptor instead.
 func (*MapShard) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MapShard) GetId() uint32 {
@@ -1290,7 +1672,7 @@ type MapNode struct {
 
 func (x *MapNode) Reset() {
 	*x = MapNode{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[16]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1684,7 @@ func (x *MapNode) String() string {
 func (*MapNode) ProtoMessage() {}
 
 func (x *MapNode) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[16]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1697,7 @@ func (x *MapNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapNode.ProtoReflect.Descriptor instead.
 func (*MapNode) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MapNode) GetId() string {
@@ -1365,7 +1747,7 @@ type Map struct {
 
 func (x *Map) Reset() {
 	*x = Map{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[17]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1759,7 @@ func (x *Map) String() string {
 func (*Map) ProtoMessage() {}
 
 func (x *Map) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[17]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1772,7 @@ func (x *Map) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Map.ProtoReflect.Descriptor instead.
 func (*Map) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Map) GetFormat() uint32 {
@@ -1434,7 +1816,7 @@ type LeaderHint struct {
 
 func (x *LeaderHint) Reset() {
 	*x = LeaderHint{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[18]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +1828,7 @@ func (x *LeaderHint) String() string {
 func (*LeaderHint) ProtoMessage() {}
 
 func (x *LeaderHint) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[18]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +1841,7 @@ func (x *LeaderHint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderHint.ProtoReflect.Descriptor instead.
 func (*LeaderHint) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LeaderHint) GetShard() uint32 {
@@ -1500,7 +1882,7 @@ type MapResponse struct {
 
 func (x *MapResponse) Reset() {
 	*x = MapResponse{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[19]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1894,7 @@ func (x *MapResponse) String() string {
 func (*MapResponse) ProtoMessage() {}
 
 func (x *MapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[19]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1907,7 @@ func (x *MapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapResponse.ProtoReflect.Descriptor instead.
 func (*MapResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MapResponse) GetClusterId() string {
@@ -1583,7 +1965,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[20]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1977,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[20]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1990,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReplaceRequest) GetNode() string {
@@ -1645,7 +2027,7 @@ type ReplacedReplica struct {
 
 func (x *ReplacedReplica) Reset() {
 	*x = ReplacedReplica{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[21]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +2039,7 @@ func (x *ReplacedReplica) String() string {
 func (*ReplacedReplica) ProtoMessage() {}
 
 func (x *ReplacedReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[21]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +2052,7 @@ func (x *ReplacedReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplacedReplica.ProtoReflect.Descriptor instead.
 func (*ReplacedReplica) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReplacedReplica) GetShard() uint32 {
@@ -1703,7 +2085,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_ostraka_v1_admin_proto_msgTypes[22]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1715,7 +2097,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ostraka_v1_admin_proto_msgTypes[22]
+	mi := &file_ostraka_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1728,7 +2110,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_ostraka_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReplaceResponse) GetReplaced() []*ReplacedReplica {
@@ -1743,7 +2125,36 @@ var File_ostraka_v1_admin_proto protoreflect.FileDescriptor
 const file_ostraka_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"\x16ostraka/v1/admin.proto\x12\n" +
-	"ostraka.v1\"W\n" +
+	"ostraka.v1\"N\n" +
+	"\fUsageRequest\x12\x14\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\x12\x14\n" +
+	"\x05slots\x18\x02 \x01(\bR\x05slots\x12\x12\n" +
+	"\x04keys\x18\x03 \x01(\rR\x04keys\"\xd1\x01\n" +
+	"\tSlotUsage\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
+	"\x04slot\x18\x02 \x01(\rR\x04slot\x12\x12\n" +
+	"\x04keys\x18\x03 \x01(\x03R\x04keys\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x12\x1a\n" +
+	"\bexpiring\x18\x05 \x01(\x03R\bexpiring\x12(\n" +
+	"\x10reads_per_second\x18\x06 \x01(\x01R\x0ereadsPerSecond\x12*\n" +
+	"\x11writes_per_second\x18\a \x01(\x01R\x0fwritesPerSecond\"\xc4\x01\n" +
+	"\x06HotKey\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
+	"\x04slot\x18\x02 \x01(\rR\x04slot\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key\x12(\n" +
+	"\x10reads_per_second\x18\x04 \x01(\x01R\x0ereadsPerSecond\x12*\n" +
+	"\x11writes_per_second\x18\x05 \x01(\x01R\x0fwritesPerSecond\x12(\n" +
+	"\x10error_per_second\x18\x06 \x01(\x01R\x0eerrorPerSecond\"\\\n" +
+	"\bLargeKey\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
+	"\x04slot\x18\x02 \x01(\rR\x04slot\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\"\xb2\x01\n" +
+	"\rUsageResponse\x12+\n" +
+	"\x05slots\x18\x01 \x03(\v2\x15.ostraka.v1.SlotUsageR\x05slots\x12,\n" +
+	"\ahottest\x18\x02 \x03(\v2\x12.ostraka.v1.HotKeyR\ahottest\x12.\n" +
+	"\alargest\x18\x03 \x03(\v2\x14.ostraka.v1.LargeKeyR\alargest\x12\x16\n" +
+	"\x06silent\x18\x04 \x03(\tR\x06silent\"W\n" +
 	"\rVerifyRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\rR\x04from\x12\x1c\n" +
@@ -1888,13 +2299,14 @@ const file_ostraka_v1_admin_proto_rawDesc = "" +
 	"\x03old\x18\x02 \x01(\x04R\x03old\x12\x14\n" +
 	"\x05fresh\x18\x03 \x01(\x04R\x05fresh\"J\n" +
 	"\x0fReplaceResponse\x127\n" +
-	"\breplaced\x18\x01 \x03(\v2\x1b.ostraka.v1.ReplacedReplicaR\breplaced2\xcf\x02\n" +
+	"\breplaced\x18\x01 \x03(\v2\x1b.ostraka.v1.ReplacedReplicaR\breplaced2\x8d\x03\n" +
 	"\x05Admin\x12H\n" +
 	"\tBootstrap\x12\x1c.ostraka.v1.BootstrapRequest\x1a\x1d.ostraka.v1.BootstrapResponse\x12?\n" +
 	"\x06Status\x12\x19.ostraka.v1.StatusRequest\x1a\x1a.ostraka.v1.StatusResponse\x126\n" +
 	"\x03Map\x12\x16.ostraka.v1.MapRequest\x1a\x17.ostraka.v1.MapResponse\x12B\n" +
 	"\aReplace\x12\x1a.ostraka.v1.ReplaceRequest\x1a\x1b.ostraka.v1.ReplaceResponse\x12?\n" +
-	"\x06Verify\x12\x19.ostraka.v1.VerifyRequest\x1a\x1a.ostraka.v1.VerifyResponseB/Z-github.com/ostraka-db/ostraka/proto;ostrakapbb\x06proto3"
+	"\x06Verify\x12\x19.ostraka.v1.VerifyRequest\x1a\x1a.ostraka.v1.VerifyResponse\x12<\n" +
+	"\x05Usage\x12\x18.ostraka.v1.UsageRequest\x1a\x19.ostraka.v1.UsageResponseB/Z-github.com/ostraka-db/ostraka/proto;ostrakapbb\x06proto3"
 
 var (
 	file_ostraka_v1_admin_proto_rawDescOnce sync.Once
@@ -1908,61 +2320,71 @@ func file_ostraka_v1_admin_proto_rawDescGZIP() []byte {
 	return file_ostraka_v1_admin_proto_rawDescData
 }
 
-var file_ostraka_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_ostraka_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_ostraka_v1_admin_proto_goTypes = []any{
-	(*VerifyRequest)(nil),     // 0: ostraka.v1.VerifyRequest
-	(*VerifyResponse)(nil),    // 1: ostraka.v1.VerifyResponse
-	(*VerifiedReplica)(nil),   // 2: ostraka.v1.VerifiedReplica
-	(*SlotDifference)(nil),    // 3: ostraka.v1.SlotDifference
-	(*NodeSpec)(nil),          // 4: ostraka.v1.NodeSpec
-	(*BootstrapRequest)(nil),  // 5: ostraka.v1.BootstrapRequest
-	(*BootstrapResponse)(nil), // 6: ostraka.v1.BootstrapResponse
-	(*StatusRequest)(nil),     // 7: ostraka.v1.StatusRequest
-	(*NodeStatus)(nil),        // 8: ostraka.v1.NodeStatus
-	(*ReplicaStatus)(nil),     // 9: ostraka.v1.ReplicaStatus
-	(*ShardStatus)(nil),       // 10: ostraka.v1.ShardStatus
-	(*StatusResponse)(nil),    // 11: ostraka.v1.StatusResponse
-	(*MapRequest)(nil),        // 12: ostraka.v1.MapRequest
-	(*SlotRange)(nil),         // 13: ostraka.v1.SlotRange
-	(*MapReplica)(nil),        // 14: ostraka.v1.MapReplica
-	(*MapShard)(nil),          // 15: ostraka.v1.MapShard
-	(*MapNode)(nil),           // 16: ostraka.v1.MapNode
-	(*Map)(nil),               // 17: ostraka.v1.Map
-	(*LeaderHint)(nil),        // 18: ostraka.v1.LeaderHint
-	(*MapResponse)(nil),       // 19: ostraka.v1.MapResponse
-	(*ReplaceRequest)(nil),    // 20: ostraka.v1.ReplaceRequest
-	(*ReplacedReplica)(nil),   // 21: ostraka.v1.ReplacedReplica
-	(*ReplaceResponse)(nil),   // 22: ostraka.v1.ReplaceResponse
+	(*UsageRequest)(nil),      // 0: ostraka.v1.UsageRequest
+	(*SlotUsage)(nil),         // 1: ostraka.v1.SlotUsage
+	(*HotKey)(nil),            // 2: ostraka.v1.HotKey
+	(*LargeKey)(nil),          // 3: ostraka.v1.LargeKey
+	(*UsageResponse)(nil),     // 4: ostraka.v1.UsageResponse
+	(*VerifyRequest)(nil),     // 5: ostraka.v1.VerifyRequest
+	(*VerifyResponse)(nil),    // 6: ostraka.v1.VerifyResponse
+	(*VerifiedReplica)(nil),   // 7: ostraka.v1.VerifiedReplica
+	(*SlotDifference)(nil),    // 8: ostraka.v1.SlotDifference
+	(*NodeSpec)(nil),          // 9: ostraka.v1.NodeSpec
+	(*BootstrapRequest)(nil),  // 10: ostraka.v1.BootstrapRequest
+	(*BootstrapResponse)(nil), // 11: ostraka.v1.BootstrapResponse
+	(*StatusRequest)(nil),     // 12: ostraka.v1.StatusRequest
+	(*NodeStatus)(nil),        // 13: ostraka.v1.NodeStatus
+	(*ReplicaStatus)(nil),     // 14: ostraka.v1.ReplicaStatus
+	(*ShardStatus)(nil),       // 15: ostraka.v1.ShardStatus
+	(*StatusResponse)(nil),    // 16: ostraka.v1.StatusResponse
+	(*MapRequest)(nil),        // 17: ostraka.v1.MapRequest
+	(*SlotRange)(nil),         // 18: ostraka.v1.SlotRange
+	(*MapReplica)(nil),        // 19: ostraka.v1.MapReplica
+	(*MapShard)(nil),          // 20: ostraka.v1.MapShard
+	(*MapNode)(nil),           // 21: ostraka.v1.MapNode
+	(*Map)(nil),               // 22: ostraka.v1.Map
+	(*LeaderHint)(nil),        // 23: ostraka.v1.LeaderHint
+	(*MapResponse)(nil),       // 24: ostraka.v1.MapResponse
+	(*ReplaceRequest)(nil),    // 25: ostraka.v1.ReplaceRequest
+	(*ReplacedReplica)(nil),   // 26: ostraka.v1.ReplacedReplica
+	(*ReplaceResponse)(nil),   // 27: ostraka.v1.ReplaceResponse
 }
 var file_ostraka_v1_admin_proto_depIdxs = []int32{
-	2,  // 0: ostraka.v1.VerifyResponse.replicas:type_name -> ostraka.v1.VerifiedReplica
-	3,  // 1: ostraka.v1.VerifyResponse.differences:type_name -> ostraka.v1.SlotDifference
-	4,  // 2: ostraka.v1.BootstrapRequest.nodes:type_name -> ostraka.v1.NodeSpec
-	9,  // 3: ostraka.v1.ShardStatus.replicas:type_name -> ostraka.v1.ReplicaStatus
-	8,  // 4: ostraka.v1.StatusResponse.nodes:type_name -> ostraka.v1.NodeStatus
-	10, // 5: ostraka.v1.StatusResponse.shards:type_name -> ostraka.v1.ShardStatus
-	13, // 6: ostraka.v1.MapShard.ranges:type_name -> ostraka.v1.SlotRange
-	14, // 7: ostraka.v1.MapShard.replicas:type_name -> ostraka.v1.MapReplica
-	16, // 8: ostraka.v1.Map.nodes:type_name -> ostraka.v1.MapNode
-	15, // 9: ostraka.v1.Map.shards:type_name -> ostraka.v1.MapShard
-	17, // 10: ostraka.v1.MapResponse.map:type_name -> ostraka.v1.Map
-	18, // 11: ostraka.v1.MapResponse.leaders:type_name -> ostraka.v1.LeaderHint
-	21, // 12: ostraka.v1.ReplaceResponse.replaced:type_name -> ostraka.v1.ReplacedReplica
-	5,  // 13: ostraka.v1.Admin.Bootstrap:input_type -> ostraka.v1.BootstrapRequest
-	7,  // 14: ostraka.v1.Admin.Status:input_type -> ostraka.v1.StatusRequest
-	12, // 15: ostraka.v1.Admin.Map:input_type -> ostraka.v1.MapRequest
-	20, // 16: ostraka.v1.Admin.Replace:input_type -> ostraka.v1.ReplaceRequest
-	0,  // 17: ostraka.v1.Admin.Verify:input_type -> ostraka.v1.VerifyRequest
-	6,  // 18: ostraka.v1.Admin.Bootstrap:output_type -> ostraka.v1.BootstrapResponse
-	11, // 19: ostraka.v1.Admin.Status:output_type -> ostraka.v1.StatusResponse
-	19, // 20: ostraka.v1.Admin.Map:output_type -> ostraka.v1.MapResponse
-	22, // 21: ostraka.v1.Admin.Replace:output_type -> ostraka.v1.ReplaceResponse
-	1,  // 22: ostraka.v1.Admin.Verify:output_type -> ostraka.v1.VerifyResponse
-	18, // [18:23] is the sub-list for method output_type
-	13, // [13:18] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	1,  // 0: ostraka.v1.UsageResponse.slots:type_name -> ostraka.v1.SlotUsage
+	2,  // 1: ostraka.v1.UsageResponse.hottest:type_name -> ostraka.v1.HotKey
+	3,  // 2: ostraka.v1.UsageResponse.largest:type_name -> ostraka.v1.LargeKey
+	7,  // 3: ostraka.v1.VerifyResponse.replicas:type_name -> ostraka.v1.VerifiedReplica
+	8,  // 4: ostraka.v1.VerifyResponse.differences:type_name -> ostraka.v1.SlotDifference
+	9,  // 5: ostraka.v1.BootstrapRequest.nodes:type_name -> ostraka.v1.NodeSpec
+	14, // 6: ostraka.v1.ShardStatus.replicas:type_name -> ostraka.v1.ReplicaStatus
+	13, // 7: ostraka.v1.StatusResponse.nodes:type_name -> ostraka.v1.NodeStatus
+	15, // 8: ostraka.v1.StatusResponse.shards:type_name -> ostraka.v1.ShardStatus
+	18, // 9: ostraka.v1.MapShard.ranges:type_name -> ostraka.v1.SlotRange
+	19, // 10: ostraka.v1.MapShard.replicas:type_name -> ostraka.v1.MapReplica
+	21, // 11: ostraka.v1.Map.nodes:type_name -> ostraka.v1.MapNode
+	20, // 12: ostraka.v1.Map.shards:type_name -> ostraka.v1.MapShard
+	22, // 13: ostraka.v1.MapResponse.map:type_name -> ostraka.v1.Map
+	23, // 14: ostraka.v1.MapResponse.leaders:type_name -> ostraka.v1.LeaderHint
+	26, // 15: ostraka.v1.ReplaceResponse.replaced:type_name -> ostraka.v1.ReplacedReplica
+	10, // 16: ostraka.v1.Admin.Bootstrap:input_type -> ostraka.v1.BootstrapRequest
+	12, // 17: ostraka.v1.Admin.Status:input_type -> ostraka.v1.StatusRequest
+	17, // 18: ostraka.v1.Admin.Map:input_type -> ostraka.v1.MapRequest
+	25, // 19: ostraka.v1.Admin.Replace:input_type -> ostraka.v1.ReplaceRequest
+	5,  // 20: ostraka.v1.Admin.Verify:input_type -> ostraka.v1.VerifyRequest
+	0,  // 21: ostraka.v1.Admin.Usage:input_type -> ostraka.v1.UsageRequest
+	11, // 22: ostraka.v1.Admin.Bootstrap:output_type -> ostraka.v1.BootstrapResponse
+	16, // 23: ostraka.v1.Admin.Status:output_type -> ostraka.v1.StatusResponse
+	24, // 24: ostraka.v1.Admin.Map:output_type -> ostraka.v1.MapResponse
+	27, // 25: ostraka.v1.Admin.Replace:output_type -> ostraka.v1.ReplaceResponse
+	6,  // 26: ostraka.v1.Admin.Verify:output_type -> ostraka.v1.VerifyResponse
+	4,  // 27: ostraka.v1.Admin.Usage:output_type -> ostraka.v1.UsageResponse
+	22, // [22:28] is the sub-list for method output_type
+	16, // [16:22] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_ostraka_v1_admin_proto_init() }
@@ -1970,14 +2392,14 @@ func file_ostraka_v1_admin_proto_init() {
 	if File_ostraka_v1_admin_proto != nil {
 		return
 	}
-	file_ostraka_v1_admin_proto_msgTypes[20].OneofWrappers = []any{}
+	file_ostraka_v1_admin_proto_msgTypes[25].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ostraka_v1_admin_proto_rawDesc), len(file_ostraka_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

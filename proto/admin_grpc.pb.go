@@ -24,6 +24,7 @@ const (
 	Admin_Map_FullMethodName       = "/ostraka.v1.Admin/Map"
 	Admin_Replace_FullMethodName   = "/ostraka.v1.Admin/Replace"
 	Admin_Verify_FullMethodName    = "/ostraka.v1.Admin/Verify"
+	Admin_Usage_FullMethodName     = "/ostraka.v1.Admin/Usage"
 )
 
 // AdminClient is the client API for Admin service.
@@ -44,6 +45,8 @@ type AdminClient interface {
 	// Verify compares the replicas of a shard in its next few slots, by checksums of what each has in memory at one index of
 	// the log, and stops replicas that differ from a majority. Called again with the answer's to, until more is false.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error)
+	// Usage tells what slots hold and how often they are read and written, and which keys are used most and are largest.
+	Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageResponse, error)
 }
 
 type adminClient struct {
@@ -104,6 +107,16 @@ func (c *adminClient) Verify(ctx context.Context, in *VerifyRequest, opts ...grp
 	return out, nil
 }
 
+func (c *adminClient) Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UsageResponse)
+	err := c.cc.Invoke(ctx, Admin_Usage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -122,6 +135,8 @@ type AdminServer interface {
 	// Verify compares the replicas of a shard in its next few slots, by checksums of what each has in memory at one index of
 	// the log, and stops replicas that differ from a majority. Called again with the answer's to, until more is false.
 	Verify(context.Context, *VerifyRequest) (*VerifyResponse, error)
+	// Usage tells what slots hold and how often they are read and written, and which keys are used most and are largest.
+	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -146,6 +161,9 @@ func (UnimplementedAdminServer) Replace(context.Context, *ReplaceRequest) (*Repl
 }
 func (UnimplementedAdminServer) Verify(context.Context, *VerifyRequest) (*VerifyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Verify not implemented")
+}
+func (UnimplementedAdminServer) Usage(context.Context, *UsageRequest) (*UsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Usage not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -258,6 +276,24 @@ func _Admin_Verify_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Usage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Usage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Usage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Usage(ctx, req.(*UsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -284,6 +320,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Verify",
 			Handler:    _Admin_Verify_Handler,
+		},
+		{
+			MethodName: "Usage",
+			Handler:    _Admin_Usage_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

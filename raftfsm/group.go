@@ -313,6 +313,8 @@ type Status struct {
 	Keys, Bytes, Expiring uint64
 	Checksum              uint64
 	Version               store.Version
+	// Reads of keys since the replica began, estimated from samples.
+	Reads uint64
 	// Alarm: see Group.Alarm.
 	Alarm string
 }
@@ -324,7 +326,7 @@ func (g *Group) Status() Status {
 		st := m.store.Load()
 		stats := st.Stats()
 		s.Keys, s.Bytes, s.Expiring = uint64(stats.Keys), uint64(stats.Bytes), uint64(stats.Expiring)
-		s.Checksum, s.Version, s.Alarm = stats.Checksum, st.Version(), g.Alarm()
+		s.Checksum, s.Version, s.Alarm, s.Reads = stats.Checksum, st.Version(), g.Alarm(), st.Reads()
 	}
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 	"golang.org/x/time/rate"
@@ -29,6 +30,7 @@ type Host struct {
 	memory    *memory
 	auditor   *auditor
 	verifier  *verifier
+	useWindow atomic.Int64 // nanoseconds; see ShardUse.Window
 	// snapshotThrottle paces the snapshots of all replicas together.
 	snapshotThrottle *rate.Limiter
 

@@ -22,6 +22,7 @@ import (
 //	watchdog   groups stuck in one of raft's known ways are restarted inside the process
 //	balance    leaderships held against the map's preference are moved back, one at a time
 //	memory     on a node with a limit: what the stores take is counted, and told to others (memory.go)
+//	use        windows of counts of reads and writes end (use.go)
 //	verify     replicas of shards led here are compared, a few slots at a time (verify.go); auditor: what that takes is counted (audit.go)
 //	members    groups led here are brought in line with who the cluster's state says belongs to them (membership.go)
 type scheduler struct {
@@ -41,6 +42,8 @@ type scheduler struct {
 	// moveAfter is when a group whose leadership could not be moved may be tried again, by the host's clock. The
 	// balance job's goroutine only.
 	moveAfter map[*Group]time.Duration
+	// useRotated is when the latest window of counts ended, by the host's clock. That job's goroutine only.
+	useRotated time.Duration
 }
 
 func newScheduler(h *Host) *scheduler {
@@ -53,6 +56,7 @@ func newScheduler(h *Host) *scheduler {
 	s.every(election, s.watch)
 	s.every(2*election, s.balance)
 	s.every(election/4, s.reconcile)
+	s.every(useWindow, s.rotateUse)
 	s.jobs.Go(func() { h.auditor.run(s.ctx) })
 	if h.cfg.Verify.Every > 0 {
 		s.every(h.cfg.Verify.Every, s.verify)

@@ -220,20 +220,25 @@ func summarize(st *ostrakapb.ShardStatus) {
 	st.Keys, st.Bytes = newest.GetKeys(), newest.GetBytes()
 }
 
-// askAll asks every node of the map side by side for its part; nil stands for one that did not answer. The
-// goroutines end with the call.
+// askAll asks every node of the map for its part of the status; nil stands for one that did not answer.
 func (s *adminService) askAll(ctx context.Context, m *shard.Map) []*ostrakapb.StatusResponse {
+	return askEach(ctx, s.node.NodeID(), m, func() *ostrakapb.StatusResponse { return s.local(m) }, s.ask)
+}
+
+// askEach asks every node of the map side by side for its part, and this one by local; the zero value stands for one that did not
+// answer. The goroutines end with the call.
+func askEach[T any](ctx context.Context, self shard.NodeID, m *shard.Map, local func() T, ask func(context.Context, shard.NodeID) (T, error)) []T {
 	ctx, cancel := context.WithTimeout(ctx, peerStatusTimeout)
 	defer cancel()
-	parts := make([]*ostrakapb.StatusResponse, len(m.Nodes()))
+	parts := make([]T, len(m.Nodes()))
 	var wg sync.WaitGroup
 	for i, described := range m.Nodes() {
-		if described.ID == s.node.NodeID() {
-			parts[i] = s.local(m)
+		if described.ID == self {
+			parts[i] = local()
 			continue
 		}
 		wg.Go(func() {
-			if part, err := s.ask(ctx, described.ID); err == nil {
+			if part, err := ask(ctx, described.ID); err == nil {
 				parts[i] = part
 			}
 		})

@@ -46,6 +46,7 @@ func (s *Store) Apply(slot uint16, op *Op) Result {
 		}
 		s.lock()
 		s.version++
+		s.noteWriteLocked(t, slot, hash, op.Key)
 		s.removeLocked(t, hash, current)
 		s.compactLocked()
 		s.mu.Unlock()

@@ -70,6 +70,7 @@ func (a *Audit) Count(i int, rest func() error) (kept, counted Stats, err error)
 		}
 		if r.version <= v.version {
 			counted.add(&r, r.checksum())
+			v.store.largest.offer(slot, r.key, int64(r.bytes()))
 			bytes += r.bytes()
 		}
 	}

@@ -22,13 +22,17 @@ const (
 // its slot not owned; then dst comes back as it was. A caller that must not mistake a slot that moved
 // away for a missing key asks Owns after a miss, not before. Nothing is allocated where dst has room.
 func (s *Store) Get(slot uint16, key, dst []byte) (value []byte, m Meta, ok bool) {
+	hash := s.index.Hash(key)
 	s.mu.RLock()
 	t := s.tables.of(slot)
 	if t == nil {
 		s.mu.RUnlock()
 		return dst, Meta{}, false
 	}
-	r, presence := s.lookUpLocked(t, key)
+	if sampled() {
+		s.noteReadLocked(t, slot, hash, key)
+	}
+	r, presence := s.lookUpLocked(t, hash, key)
 	if presence != Present {
 		s.mu.RUnlock()
 		return dst, Meta{}, false
@@ -44,8 +48,8 @@ func (s *Store) Get(slot uint16, key, dst []byte) (value []byte, m Meta, ok bool
 }
 
 // lookUpLocked returns the item of a key, valid while the lock is held, unless it is absent.
-func (s *Store) lookUpLocked(t *table, key []byte) (record, Presence) {
-	ref := s.index.Find(&t.keys, s.index.Hash(key), key)
+func (s *Store) lookUpLocked(t *table, hash uint64, key []byte) (record, Presence) {
+	ref := s.index.Find(&t.keys, hash, key)
 	if ref == 0 {
 		return record{}, Absent
 	}
@@ -58,6 +62,13 @@ func (s *Store) lookUpLocked(t *table, key []byte) (record, Presence) {
 
 // Peek is Get without the value.
 func (s *Store) Peek(slot uint16, key []byte) (Meta, bool) {
+	if sampled() {
+		s.mu.RLock()
+		if t := s.tables.of(slot); t != nil {
+			s.noteReadLocked(t, slot, s.index.Hash(key), key)
+		}
+		s.mu.RUnlock()
+	}
 	m, presence := s.Inspect(slot, key)
 	if presence != Present {
 		return Meta{}, false
@@ -75,7 +86,7 @@ func (s *Store) Inspect(slot uint16, key []byte) (Meta, Presence) {
 	if t == nil {
 		return Meta{}, Absent
 	}
-	r, presence := s.lookUpLocked(t, key)
+	r, presence := s.lookUpLocked(t, s.index.Hash(key), key)
 	if presence == Absent {
 		return Meta{}, Absent
 	}

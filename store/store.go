@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tidwall/btree"
 
@@ -34,11 +35,17 @@ type Store struct {
 	stats Stats   // the sum over tables
 	views []*View // open, in order of Freeze
 
+	// hot and largest have locks of their own; reads is of all slots, see slotUse.
+	reads   atomic.Uint64
+	hot     sketch
+	largest largest
+
 	// The writer's own, beside the lock.
-	scratch []byte      // of the item being written
-	digits  [20]byte    // of the number being written
-	due     []arena.Ref // of the items being reaped
-	history *History    // where changes are noted; nil: nowhere
+	writesSeen uint64
+	scratch    []byte      // of the item being written
+	digits     [20]byte    // of the number being written
+	due        []arena.Ref // of the items being reaped
+	history    *History    // where changes are noted; nil: nowhere
 }
 
 // slotDeadline is a slot's place in the order of earliest expiry.

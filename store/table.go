@@ -7,6 +7,7 @@ type table struct {
 	keys       hashindex.Table
 	stats      Stats // of keys
 	nextExpiry Time  // the earliest, 0: none
+	use        slotUse
 }
 
 // tableSet holds the tables of slots, in pages: every operation finds its table by two steps through arrays, and a store

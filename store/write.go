@@ -25,6 +25,8 @@ func (s *Store) write(t *table, hash uint64, held *record, next record, tail []b
 	}
 	t.stats.add(&next, checksum)
 	s.stats.add(&next, checksum)
+	s.noteWriteLocked(t, next.slot, hash, next.key)
+	s.largest.offer(next.slot, next.key, int64(next.bytes()))
 	s.putLocked(t, hash, held, &next, item)
 	s.compactLocked()
 }

@@ -23,7 +23,7 @@ func (a *app) clusterCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    help,
 	}
-	cmd.AddCommand(a.bootstrapCommand(), a.statusCommand(), a.replaceCommand(), a.verifyCommand())
+	cmd.AddCommand(a.bootstrapCommand(), a.statusCommand(), a.replaceCommand(), a.verifyCommand(), a.slotsCommand())
 	return cmd
 }
 

@@ -77,7 +77,7 @@ Settings of the server, of dev and of the connection come from flags, else from 
 			root.AddCommand(c)
 		}
 	}
-	add(groupCluster, a.serverCommand(), a.devCommand(), a.clusterCommand(), a.recoverCommand())
+	add(groupCluster, a.serverCommand(), a.devCommand(), a.clusterCommand(), a.hotkeysCommand(), a.recoverCommand())
 	add(groupData, a.getCommand(), a.setCommand(), a.delCommand(), a.incrCommand(), a.casCommand(), a.appendCommand(),
 		a.ttlCommand(), a.expireCommand(), a.persistCommand(), a.touchCommand(),
 		a.mgetCommand(), a.scanCommand(), a.watchCommand(), a.importCommand(), a.exportCommand())
