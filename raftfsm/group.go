@@ -98,7 +98,7 @@ func (g *Group) Write(ctx context.Context, op *store.Op, session Session) (store
 	if err != nil {
 		return store.Result{}, err
 	}
-	if why := l.pressed(); why != nil && l.grows(op) {
+	if why := l.pressed(); why != nil && l.grows(op, &session) {
 		return store.Result{}, why
 	}
 	return l.proposer.write(ctx, &Write{Op: *op, Session: session, life: l})

@@ -173,9 +173,10 @@ func (l *life) pressed() *MemoryError {
 	return m.pressed(l.currentVoters())
 }
 
-// grows counts and reports a write that is to be refused while its group is pressed.
-func (l *life) grows(op *store.Op) bool {
-	if !l.fsm.machine.(*shardMachine).store.Load().Grows(uint16(shard.SlotOf(op.Key)), op) {
+// grows counts and reports a write that is to be refused while its group is pressed. One that is sent again in a session goes on to the log:
+// only there can be told whether it was done before, and a refusal would hide that.
+func (l *life) grows(op *store.Op, session *Session) bool {
+	if session.Attempt > 1 && !session.none() || !l.fsm.machine.(*shardMachine).store.Load().Grows(uint16(shard.SlotOf(op.Key)), op) {
 		return false
 	}
 	l.replica.host.memory.refused.Add(1)
@@ -186,7 +187,7 @@ func (l *life) grows(op *store.Op) bool {
 func (l *life) refuseGrowth(writes []*Write, why *MemoryError) (others []*Write) {
 	var refused []*Write
 	for _, w := range writes {
-		if l.grows(&w.Op) {
+		if l.grows(&w.Op, &w.Session) {
 			w.Err = why
 			refused = append(refused, w)
 		} else {

@@ -84,6 +84,18 @@ func TestGrowthIsRefusedOverALimit(t *testing.T) {
 		if err := lead.set(1, "key1", strings.Repeat("w", 2000)); !errors.Is(err, ErrMemory) {
 			t.Errorf("a longer value: %v", err)
 		}
+		// What may have been done before is asked of the log.
+		ctx, cancel := background()
+		defer cancel()
+		born := lead.group(1).SessionTime()
+		again := Session{ClientID: [16]byte{1}, Born: born, Request: 1, Lowest: 1, Attempt: 2}
+		if r, err := lead.group(1).Write(ctx, &store.Op{Kind: store.OpSet, Key: []byte("sent again"), Value: []byte("v")}, again); err != nil || r.Status != store.StatusOK {
+			t.Errorf("sent again: %+v, %v", r, err)
+		}
+		again.Request, again.Attempt = 2, 1
+		if _, err := lead.group(1).Write(ctx, &store.Op{Kind: store.OpSet, Key: []byte("sent once"), Value: []byte("v")}, again); !errors.Is(err, ErrMemory) {
+			t.Errorf("sent once: %v", err)
+		}
 		// Few deletes are not enough: it stays over until the lower mark, and never says otherwise on the way.
 		deleted := 0
 		for ; limited.host.Memory().Over; deleted++ {

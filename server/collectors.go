@@ -40,7 +40,7 @@ func newReplicaCollector(statuses func() []raftfsm.Status) *replicaCollector {
 	add("keys", "Keys held, expired and not yet removed ones included.", prometheus.GaugeValue, func(s *raftfsm.Status) float64 { return float64(s.Keys) })
 	add("expiring_keys", "Keys with an expiry time.", prometheus.GaugeValue, func(s *raftfsm.Status) float64 { return float64(s.Expiring) })
 	add("bytes", "Bytes of keys and values.", prometheus.GaugeValue, func(s *raftfsm.Status) float64 { return float64(s.Bytes) })
-	add("reads_total", "Keys read from this replica, estimated from samples of one in 32.", prometheus.CounterValue, func(s *raftfsm.Status) float64 { return float64(s.Reads) })
+	add("reads_total", "Keys read from this replica, estimated from samples of one in 64.", prometheus.CounterValue, func(s *raftfsm.Status) float64 { return float64(s.Reads) })
 	add("version", "The shard's write counter: its rate is the rate of writes applied.", prometheus.GaugeValue, func(s *raftfsm.Status) float64 { return float64(s.Version) })
 	return c
 }

@@ -19,7 +19,7 @@ import (
 
 const (
 	// sampleEvery is a power of two.
-	sampleEvery = 32
+	sampleEvery = 64
 	// keysKept is how many keys a sketch holds: one that gets more than 1/keysKept of what is sampled in a window is always among them.
 	keysKept = 128
 	// sketchKeyBytesMax bounds a key in a sketch. Longer ones are counted with their slot alone.

@@ -32,7 +32,7 @@ func (a *app) slotsCommand() *cobra.Command {
 		Use:   "slots",
 		Short: "Show what shards and slots hold, and how often they are read and written",
 		Long: `Shows each shard, and the slots that are used most. Reads and writes are those a second, counted over five seconds; reads are
-estimated from samples of one in 32.`,
+estimated from samples of one in 64.`,
 		Example: `  ostraka cluster slots
   ostraka cluster slots --top 20 --by bytes
   ostraka cluster slots --json | jq '.slots | max_by(.writes_per_second)'`,
@@ -123,7 +123,7 @@ func (a *app) hotkeysCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "hotkeys",
 		Short: "Show the keys that are used most, and the largest ones",
-		Long: `The hottest keys are those of the last five seconds, found in samples of one use in 32: a key that gets more than a hundredth of its shard's
+		Long: `The hottest keys are those of the last five seconds, found in samples of one use in 64: a key that gets more than a hundredth of its shard's
 uses is among them. ± is by how much reads and writes together may be too high. The largest keys are known from writes, and made
 complete as nodes compare their replicas (every ten minutes).`,
 		Example: "  ostraka hotkeys\n  ostraka hotkeys --top 3 --json",
