@@ -89,10 +89,10 @@ type SnapshotConfig struct {
 type ReapConfig struct {
 	// Every is the beat of the leaders' search for expired keys. Default 100 ms.
 	Every time.Duration
-	// KeysMax is how many keys one entry removes. Default 256.
+	// KeysMax is how many keys one entry removes at most. Default 256.
 	KeysMax int
-	// EntriesMax is how many such entries a shard proposes per beat. Default 8.
-	EntriesMax int
+	// Share is the part of a core, in percent, that removing may take on the node, of the shards led here. Default 10.
+	Share int
 }
 
 func (c *Config) withDefaults() (Config, error) {
@@ -115,7 +115,7 @@ func (c *Config) withDefaults() (Config, error) {
 	d.Snapshots.CheckEvery = cmp.Or(d.Snapshots.CheckEvery, time.Second)
 	d.Reaping.Every = cmp.Or(d.Reaping.Every, 100*time.Millisecond)
 	d.Reaping.KeysMax = cmp.Or(d.Reaping.KeysMax, 256)
-	d.Reaping.EntriesMax = cmp.Or(d.Reaping.EntriesMax, 8)
+	d.Reaping.Share = cmp.Or(d.Reaping.Share, 10)
 	d.Verify.Every = cmp.Or(d.Verify.Every, 10*time.Second)
 	d.Verify.PassEvery = cmp.Or(d.Verify.PassEvery, 10*time.Minute)
 	d.Verify.Share = cmp.Or(d.Verify.Share, 5)
@@ -133,6 +133,8 @@ func (c *Config) withDefaults() (Config, error) {
 		return d, fmt.Errorf("raftfsm: Config needs Storage, Transport, Logger and Fatal")
 	case d.Snapshots.BytesPerSecond < snapshotSliceBytes:
 		return d, fmt.Errorf("raftfsm: Snapshots.BytesPerSecond %d is below a slice of %d bytes", d.Snapshots.BytesPerSecond, snapshotSliceBytes)
+	case d.Reaping.Share < 1 || d.Reaping.Share > 100 || d.Reaping.KeysMax < 1:
+		return d, fmt.Errorf("raftfsm: Reaping.Share %d is not within [1, 100], or KeysMax %d is none", d.Reaping.Share, d.Reaping.KeysMax)
 	case min(d.Verify.Share, d.Verify.ShareAsked) < 1 || max(d.Verify.Share, d.Verify.ShareAsked) > 100:
 		return d, fmt.Errorf("raftfsm: Verify.Share %d and ShareAsked %d are not within [1, 100]", d.Verify.Share, d.Verify.ShareAsked)
 	case d.Timing.LeaderLease > d.Timing.Election:

@@ -30,6 +30,8 @@ type Host struct {
 	memory    *memory
 	auditor   *auditor
 	verifier  *verifier
+	reaped    atomic.Uint64
+	reapTime  atomic.Int64 // nanoseconds
 	useWindow atomic.Int64 // nanoseconds; see ShardUse.Window
 	// snapshotThrottle paces the snapshots of all replicas together.
 	snapshotThrottle *rate.Limiter

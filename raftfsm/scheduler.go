@@ -18,7 +18,7 @@ import (
 // with a tenth of jitter so that nodes started together don't march in step.
 //
 //	snapshots  replicas whose log has grown by Snapshots.LogBytes, Snapshots.Parallel at once
-//	expiry     shards led here that hold expired keys: small logged slices
+//	expiry     shards led here that hold expired keys: small logged slices, at a share of a core (expiry.go)
 //	watchdog   groups stuck in one of raft's known ways are restarted inside the process
 //	balance    leaderships held against the map's preference are moved back, one at a time
 //	memory     on a node with a limit: what the stores take is counted, and told to others (memory.go)
@@ -42,12 +42,16 @@ type scheduler struct {
 	// moveAfter is when a group whose leadership could not be moved may be tried again, by the host's clock. The
 	// balance job's goroutine only.
 	moveAfter map[*Group]time.Duration
+	// reapLimit is how many keys a slice of expiry may remove to take about reapSlice. That job's goroutine only.
+	reapLimit int
+	// reapBegan is when that job began last, by the host's clock.
+	reapBegan time.Duration
 	// useRotated is when the latest window of counts ended, by the host's clock. That job's goroutine only.
 	useRotated time.Duration
 }
 
 func newScheduler(h *Host) *scheduler {
-	s := &scheduler{host: h, snapshotAt: make(map[*replica]uint64), moveAfter: make(map[*Group]time.Duration)}
+	s := &scheduler{host: h, snapshotAt: make(map[*replica]uint64), moveAfter: make(map[*Group]time.Duration), reapLimit: h.cfg.Reaping.KeysMax}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.balancing.Store(true)
 	election := h.cfg.Timing.Election
@@ -134,35 +138,6 @@ func (s *scheduler) snapshots() {
 		})
 	}
 	running.Wait()
-}
-
-// reap removes expired keys of the shards led here.
-func (s *scheduler) reap() {
-	for _, g := range s.host.Groups() {
-		l, m, err := g.life()
-		if err != nil {
-			continue
-		}
-		if l.leads.Load() == nil { // most; leading would say who does
-			continue
-		}
-		if _, err := l.leading(); err != nil {
-			continue
-		}
-		for range s.host.cfg.Reaping.EntriesMax {
-			now := m.now()
-			slot, _, due := m.store.Load().Due(now)
-			if !due {
-				break
-			}
-			ctx, cancel := context.WithTimeout(s.ctx, s.host.cfg.Timing.Election)
-			_, err := l.proposer.entry(ctx, &entry{Kind: entryReap, Slot: slot, Cutoff: now, Limit: s.host.cfg.Reaping.KeysMax})
-			cancel()
-			if err != nil {
-				break // the next beat, or the next leader, goes on
-			}
-		}
-	}
 }
 
 // identicalInstallsMax is how often one snapshot may be installed in a row with nothing applied in between.

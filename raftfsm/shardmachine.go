@@ -168,7 +168,7 @@ func (m *shardMachine) applyEntry(s *store.Store, index uint64, ent *entry) (any
 			m.mark(index, ent.Slot, ent.Cutoff)
 			return index, nil
 		}
-		return s.Reap(ent.Slot, ent.Cutoff, ent.Limit), nil
+		return m.reap(s, ent), nil
 	}
 	return nil, fmt.Errorf("%w: kind %d", ErrUnknownEntry, ent.Kind)
 }

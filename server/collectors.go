@@ -68,6 +68,7 @@ type nodeCollector struct {
 	epoch, formatLevel, bootstrapped, draining *prometheus.Desc
 
 	memory, memoryLimit, memoryOver, memoryRefused *prometheus.Desc
+	reaped, reapTime                               *prometheus.Desc
 }
 
 func newNodeCollector(node nodeView) *nodeCollector {
@@ -82,6 +83,8 @@ func newNodeCollector(node nodeView) *nodeCollector {
 		memory:        desc("memory_bytes", "Bytes that the stores of all replicas here take: what max-memory bounds."),
 		memoryLimit:   desc("memory_limit_bytes", "max-memory in bytes; 0: none."),
 		memoryOver:    desc("memory_over", "1 where this node is over its memory limit, so that writes which would take more are refused."),
+		reaped:        desc("expired_keys_removed_total", "Expired keys that leaders here had removed."),
+		reapTime:      desc("expired_keys_seconds_total", "Time that applying that took here."),
 		memoryRefused: desc("memory_refused_total", "Writes refused here, by leaders, because a voter's node is over its memory limit."),
 	}
 }
@@ -89,7 +92,7 @@ func newNodeCollector(node nodeView) *nodeCollector {
 // Describe implements prometheus.Collector.
 func (c *nodeCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.epoch, c.formatLevel, c.bootstrapped, c.draining,
-		c.memory, c.memoryLimit, c.memoryOver, c.memoryRefused} {
+		c.memory, c.memoryLimit, c.memoryOver, c.memoryRefused, c.reaped, c.reapTime} {
 		out <- d
 	}
 }
@@ -110,6 +113,9 @@ func (c *nodeCollector) Collect(out chan<- prometheus.Metric) {
 		gauge(c.memory, float64(use.Used))
 		gauge(c.memoryLimit, float64(use.Limit))
 		gauge(c.memoryOver, flag(use.Over))
+		removed := host.ReapStats()
+		out <- prometheus.MustNewConstMetric(c.reaped, prometheus.CounterValue, float64(removed.Keys))
+		out <- prometheus.MustNewConstMetric(c.reapTime, prometheus.CounterValue, removed.Took.Seconds())
 		out <- prometheus.MustNewConstMetric(c.memoryRefused, prometheus.CounterValue, float64(use.Refused))
 	}
 }

@@ -51,6 +51,7 @@ type Config struct {
 	Snapshots raftfsm.SnapshotConfig
 	Proposer  raftfsm.ProposerConfig
 	Verify    raftfsm.VerifyConfig
+	Reaping   raftfsm.ReapConfig
 	Limits    Limits
 	// MaxMemory bounds, in bytes, what all replicas here take in memory; 0: no limit. At it, writes that would take more are refused by
 	// every shard with a voter here, until use has come down to 95 %. It is not the whole process's: leave a quarter on top, and 256 MiB at least,
@@ -169,6 +170,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Verify.Share < 0 || c.Verify.Share > 100 {
 		return c, fmt.Errorf("%w: verify-share is %d: want 1 to 100 percent of a core, or 0 for the default", ErrConfig, c.Verify.Share)
+	}
+	if c.Reaping.Share < 0 || c.Reaping.Share > 100 {
+		return c, fmt.Errorf("%w: expiry-share is %d: want 1 to 100 percent of a core, or 0 for the default", ErrConfig, c.Reaping.Share)
 	}
 	limits, err := c.Limits.withDefaults()
 	if err != nil {

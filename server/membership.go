@@ -41,7 +41,7 @@ func (n *Node) openMembership(plan *ostrakapb.BootstrapPlan) (*membership, error
 	}
 	host, err := raftfsm.NewHost(raftfsm.Config{Node: n.NodeID(), Storage: disks, Transport: n.transport,
 		Clock: n.cfg.Clock, Logger: n.cfg.Logger, Fatal: n.cfg.Fatal, HistoryBytes: n.cfg.WatchHistoryBytes,
-		Timing: n.cfg.Timing, Proposer: n.cfg.Proposer, Snapshots: n.cfg.Snapshots, Verify: n.cfg.Verify,
+		Timing: n.cfg.Timing, Proposer: n.cfg.Proposer, Snapshots: n.cfg.Snapshots, Verify: n.cfg.Verify, Reaping: n.cfg.Reaping,
 		MaxMemory: n.cfg.MaxMemory})
 	if err != nil {
 		return nil, errors.Join(err, disks.Close())

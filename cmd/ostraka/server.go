@@ -70,6 +70,7 @@ func serverFlags(flags *pflag.FlagSet, cfg *server.Config) {
 	flags.IntVar(&cfg.Limits.WatchesMax, "watches-max", 0, "most watches at once; 0: the default of 65536")
 	flags.DurationVar(&cfg.Verify.Every, "verify-every", 0, "beat at which replicas are compared, a few slots at a time; 0: the default of 10s, below: never")
 	flags.IntVar(&cfg.Verify.Share, "verify-share", 0, "`percent` of a core that comparing may take in the background; 0: the default of 5")
+	flags.IntVar(&cfg.Reaping.Share, "expiry-share", 0, "`percent` of a core that removing expired keys may take; 0: the default of 10")
 	flags.DurationVar(&cfg.DrainTimeout, "drain-timeout", 0, "longest time to hand over and end calls at shutdown; 0: the default of 15s")
 }
 
