@@ -78,8 +78,8 @@ TORTURE ?=
 torture: build ## break a cluster under load for MINUTES (5) and check every promise; SEED=7 repeats a script, TORTURE='-only isolate' adds flags
 	go run ./bench/torture -binary $(CURDIR)/ostraka -dir $(CURDIR)/data/torture -minutes $(MINUTES) -seed $(SEED) -ledger docs/torture-ledger.md $(TORTURE)
 
-torture-smoke: build ## a minute of it
-	go run ./bench/torture -binary $(CURDIR)/ostraka -dir $(CURDIR)/data/torture -minutes 1
+torture-smoke: build ## a minute of it, always the same script
+	go run ./bench/torture -binary $(CURDIR)/ostraka -dir $(CURDIR)/data/torture -minutes 1 -seed 1
 
 FUZZTIME ?= 20s
 fuzz: ## every fuzz target for FUZZTIME (20s); what it finds stays in testdata/fuzz
@@ -87,7 +87,7 @@ fuzz: ## every fuzz target for FUZZTIME (20s); what it finds stays in testdata/f
 		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "== $$pkg $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; done; done
 
-check: lint check-generated test race check-compare ## what CI runs
+check: lint check-generated test torture-smoke race check-compare ## what CI runs
 
 clean: ## the binary and the tools
 	rm -rf ostraka .bin

@@ -94,7 +94,7 @@ func TestWipedNodeIsTakenBack(t *testing.T) {
 			t.Errorf("shard %d: replica %d after %d", group, fresh.Replica, old.Replica)
 		}
 	}
-	if got := lost.node.Incarnation(); shard.Life(got) != 1 {
+	if got := lost.node.Incarnation(); shard.Life(got) < 1 { // more, where an answer came so late that it was taken back again
 		t.Errorf("incarnation %#x", got)
 	}
 	for _, asked := range nodes {
@@ -204,12 +204,15 @@ func TestReplacedWhileAway(t *testing.T) {
 		return true
 	})
 	away.start()
-	soon(t, "all vote again", func() bool { return allVote(nodes) })
-	for _, r := range answer.GetReplaced() {
-		if held := away.node.identity.Load().Replicas[shard.ID(r.GetShard())]; uint64(held.ID) != r.GetFresh() || held.Joining {
-			t.Errorf("shard %d: %+v, want replica %d", r.GetShard(), held, r.GetFresh())
+	soon(t, "all vote again, it by its fresh replicas", func() bool {
+		for _, r := range answer.GetReplaced() {
+			held := away.node.identity.Load().Replicas[shard.ID(r.GetShard())]
+			if uint64(held.ID) != r.GetFresh() || held.Joining {
+				return false
+			}
 		}
-	}
+		return allVote(nodes)
+	})
 	mustWrite(t, nodes)
 }
 

@@ -54,6 +54,9 @@ func (t *torture) checkContents(ctx context.Context) error {
 	if err := t.load.uniques.check(ctx, c, t.violation); err != nil {
 		return err
 	}
+	told, stop := context.WithTimeout(ctx, recoveryMax)
+	defer stop()
+	t.load.watching.check(told, t.load)
 	for i := range t.load.counters {
 		value, err := get(ctx, c, counterKey(i))
 		if err != nil {
@@ -83,7 +86,8 @@ func (t *torture) checkContents(ctx context.Context) error {
 			t.violation("%s: %s", s.key, fmt.Sprintf(format, args...))
 		})
 	}
-	t.say("%d acknowledged unique writes, %d counters and %d sets read back", len(t.load.uniques.acknowledged), len(t.load.counters), len(t.load.sets))
+	t.say("%d acknowledged unique writes, %d counters and %d sets read back; %d changes watched, begun anew %d times", len(t.load.uniques.acknowledged),
+		len(t.load.counters), len(t.load.sets), t.load.watching.changes, t.load.watching.gaps-len(watched))
 	return nil
 }
 

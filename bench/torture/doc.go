@@ -19,6 +19,7 @@
 //	                   as their TTL and are never seen again once they were seen gone; registers, counters and appends of each
 //	                   period are linearizable (periods.go), with unknown outcomes left open and verdicts "unknown" as failures
 //	after each round   every one of 48 keys over all shards takes writes again within 10 s; no node panicked
+//	                   watches tell of every change once, those of a key in order, and of every acknowledged unique write
 //	at the end         acknowledged unique writes, counters and sets are as they must be; replicas are equal at equal index;
 //	                   goroutines and memory are back where they were (checks.go)
 //

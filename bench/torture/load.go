@@ -27,6 +27,7 @@ import (
 //	            acknowledged and at most that and what is unknown
 //	sets        values that grow by unique elements: what was acknowledged is there once, in order; the unknown at most once
 //	lives       keys with a TTL: never missing before their time, and once missing never there again
+//	watches     of the unique keys and the sets: see watching
 //	probes      one key in many slots each, written all the time, to measure how long writes stand still
 type load struct {
 	seed    uint64
@@ -45,6 +46,10 @@ type load struct {
 
 	periods  *periods
 	uniques  uniques
+	watching *watching
+	// unwatch ends the watches, which go on for a while after the workers.
+	unwatch  context.CancelFunc
+	watchers sync.WaitGroup
 	counters [countersMax]counter
 	sets     []*set
 	probes   *probes
@@ -64,8 +69,9 @@ const (
 )
 
 func newLoad(ctx context.Context, endpoints []string, seed uint64, report func(string, ...any), artefacts string) (*load, error) {
-	l := &load{seed: seed, report: report, periods: newPeriods(report, artefacts), probes: new(probes)}
-	l.uniques.acknowledged = make(map[string]string)
+	l := &load{seed: seed, report: report, periods: newPeriods(report, artefacts), probes: new(probes),
+		watching: newWatching()}
+	l.uniques.acknowledged, l.uniques.begun = make(map[string]string), make(map[string]time.Time)
 	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
 	for range registerWorkers + counterWorkers + setWorkers + lifeWorkers + 1 {
 		c, err := client.New(ctx, endpoints)
@@ -120,6 +126,11 @@ func (l *load) begin() {
 	for range lifeWorkers {
 		worker(l.live)
 	}
+	watching, unwatch := context.WithCancel(context.WithoutCancel(l.ctx))
+	l.unwatch = unwatch
+	for i, prefix := range watched {
+		l.watchers.Go(func() { l.watching.run(watching, l, l.clients[i], prefix) })
+	}
 	prober := l.prober()
 	l.running.Go(func() { l.probes.run(l, prober) })
 }
@@ -137,6 +148,10 @@ func (l *load) end() {
 func (l *load) close() {
 	l.stop()
 	l.running.Wait()
+	if l.unwatch != nil {
+		l.unwatch()
+		l.watchers.Wait()
+	}
 	for _, c := range append(l.clients, l.pinned...) {
 		c.Close()
 	}
@@ -259,17 +274,19 @@ func (l *load) readPinned(c *client.Client, id, _ int, random *rand.Rand) {
 type uniques struct {
 	mu           sync.Mutex
 	acknowledged map[string]string
+	begun        map[string]time.Time // of those
 }
 
 func (l *load) unique(c *client.Client, id, n int) {
 	key, value := fmt.Sprintf("unique-%d-%d", id, n), strconv.Itoa(n)
+	begun := time.Now()
 	if l.call(func(ctx context.Context) error {
 		_, err := c.Set(ctx, []byte(key), []byte(value))
 		return err
 	}) == acknowledged {
 		l.uniques.mu.Lock()
 		defer l.uniques.mu.Unlock()
-		l.uniques.acknowledged[key] = value
+		l.uniques.acknowledged[key], l.uniques.begun[key] = value, begun
 	}
 }
 
