@@ -303,6 +303,7 @@ func TestUncleanBootOfAllIsRecovered(t *testing.T) {
 // A disk that holds some segments and no more goes on taking writes, for ever: where there is no room left for a segment, snapshots are
 // taken and all goes that can, whatever was to call for snapshots.
 func TestSmallDisks(t *testing.T) {
+	notWithRace(t)
 	c, _ := startOnDisks(t, 240<<20, cluster.Options{Shards: 1, ServerArgs: []string{"--snapshot-log-bytes", "1000000000"}})
 	ctx := testContext(t)
 	cl := connect(t, c)

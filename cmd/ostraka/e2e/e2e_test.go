@@ -54,6 +54,15 @@ func testContext(t *testing.T) context.Context {
 }
 
 // startCluster runs a bootstrapped cluster for the test. When the test fails its logs are printed.
+// notWithRace skips a test that measures memory or time, or has a build of its own, where the processes have the race detector: it multiplies
+// both, and other tests drive the same code.
+func notWithRace(t *testing.T) {
+	t.Helper()
+	if os.Getenv("OSTRAKA_TEST_RACE") != "" {
+		t.Skip("not with the race detector in the processes")
+	}
+}
+
 // startCluster runs a cluster, of three shards unless told otherwise: faults should strike some and spare others.
 func startCluster(t *testing.T, opts cluster.Options) *cluster.Cluster {
 	t.Helper()

@@ -304,6 +304,7 @@ func TestPausedLeaderServesNoStaleRead(t *testing.T) {
 
 // The command that measures it: processes are ended, killed or gently, and all shards take writes again. A gentle end fails no call.
 func TestBenchFailover(t *testing.T) {
+	notWithRace(t)
 	for _, gently := range []bool{false, true} {
 		status, stdout, stderr := ostraka(t, "", "bench", "failover", "--kills", "2", "--shards", "3", "--json", fmt.Sprintf("--gently=%v", gently))
 		var s failover.Summary

@@ -16,6 +16,7 @@ import (
 // A cluster is filled until its nodes are at their memory limits: what would take more is refused with a typed error, the processes
 // stay within bounds, everything else goes on; deletes make room, and writes are taken again.
 func TestMemoryLimit(t *testing.T) {
+	notWithRace(t)
 	const limit = 64 << 20
 	c := startCluster(t, cluster.Options{HTTP: true, ServerArgs: []string{"--election-timeout", "500ms", "--max-memory", "64MiB", "--snapshot-log-bytes", "20000000"}})
 	await(t, c, cluster.Healthy)

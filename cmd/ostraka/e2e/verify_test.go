@@ -69,6 +69,7 @@ func rotKey(t *testing.T, s *client.Status, id shard.ID, replica shard.ReplicaID
 // A bit flips in the memory of one replica, a follower's and then a leader's, under load. "ostraka cluster verify" names shard, slot and replica and
 // ends with 1; the replica is stopped and replaced, also if its node is killed in between; afterwards all are equal, and nothing is lost.
 func TestFlippedBitIsFoundAndReplaced(t *testing.T) {
+	notWithRace(t)
 	c := startRotten(t, cluster.Options{HTTP: true, Shards: 3, ServerArgs: []string{"--election-timeout", "500ms", "--snapshot-log-bytes", "200000"}})
 	l := startLoad(t, c, 11)
 	l.progress(300)
