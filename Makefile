@@ -35,7 +35,7 @@ define RACE_RAFTFSM
 mkdir -p $(BIN); log=$(BIN)/race-raftfsm.log; \
 for try in 1 2 3 4 5; do \
 	if go test -race -timeout 15m ./raftfsm > $$log 2>&1; then cat $$log; exit 0; fi; \
-	if grep -qE 'DATA RACE|^ *--- FAIL|^panic' $$log || ! grep -q '^SIGSEGV: segmentation violation' $$log; then break; fi; \
+	if grep -qE 'DATA RACE|^ *--- FAIL|^panic' $$log || ! grep -qE '^SIGSEGV: segmentation violation|^ThreadSanitizer: CHECK failed' $$log; then break; fi; \
 	echo "the race detector crashed by itself, try $$try"; \
 done; cat $$log; exit 1
 endef
