@@ -49,12 +49,7 @@ func (a *app) devCommand() *cobra.Command {
 		Example: `  ostraka dev
   ostraka dev --nodes 5 --shards 32 --data-dir ./cluster
   ostraka dev --base-port 9000 -- --pprof --election-timeout 300ms`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
-				return fmt.Errorf("unknown argument %q; flags for the servers come after --", args[0])
-			}
-			return nil
-		},
+		Args: serverFlagsOnly,
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&f.nodes, "nodes", 0, "number of nodes; 0: those the data directory has, or 3")
@@ -66,6 +61,14 @@ func (a *app) devCommand() *cobra.Command {
 	addJSON(cmd, &f.json)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.dev(cmd.Context(), f, args) }
 	return cmd
+}
+
+// serverFlagsOnly takes no arguments but those behind --, which are for the servers.
+func serverFlagsOnly(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
+		return fmt.Errorf("unknown argument %q; flags for the servers come after --", args[0])
+	}
+	return nil
 }
 
 func (a *app) dev(ctx context.Context, f devFlags, serverArgs []string) (failed error) {

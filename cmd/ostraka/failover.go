@@ -36,12 +36,7 @@ func (a *app) benchFailoverCommand() *cobra.Command {
 		Example: `  ostraka bench failover
   ostraka bench failover --kills 100 --shards 12 --json
   ostraka bench failover --gently -- --election-timeout 300ms`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
-				return usagef("unknown argument %q; flags for the servers come after --", args[0])
-			}
-			return nil
-		},
+		Args: serverFlagsOnly,
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&f.kills, "kills", 20, "how often a process is ended")

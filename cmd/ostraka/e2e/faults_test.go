@@ -283,14 +283,7 @@ func TestPausedLeaderServesNoStaleRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The others elect new leaders and write on; only then may the old one wake up.
-		await(t, c, func(s *client.Status) bool {
-			for _, sh := range s.Shards {
-				if sh.Leader == id || sh.Leader == "" {
-					return false
-				}
-			}
-			return len(s.Shards) > 0
-		})
+		await(t, c, ledByOthers(id))
 		l.progress(100)
 		if err := p.Resume(); err != nil {
 			t.Fatal(err)

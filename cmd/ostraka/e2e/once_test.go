@@ -302,14 +302,7 @@ func TestExactlyOnce(t *testing.T) {
 			if err := p.Pause(); err != nil {
 				t.Fatal(err)
 			}
-			await(t, c, func(s *client.Status) bool {
-				for _, sh := range s.Shards {
-					if sh.Leader == id || sh.Leader == "" {
-						return false
-					}
-				}
-				return len(s.Shards) > 0
-			})
+			await(t, c, ledByOthers(id))
 			y.progress(100)
 			if err := p.Resume(); err != nil {
 				t.Fatal(err)
