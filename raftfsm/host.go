@@ -1,9 +1,11 @@
 package raftfsm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -39,7 +41,9 @@ type Host struct {
 	mu     sync.RWMutex
 	closed bool
 	groups map[shard.ID]*Group
-	meta   *Meta
+	// ordered are the groups by shard; a change makes another slice, since Groups gives it out.
+	ordered []*Group
+	meta    *Meta
 }
 
 // NewHost starts a host without replicas.
@@ -105,7 +109,10 @@ func (h *Host) StartJoiner(spec GroupSpec, settled func() error) (*Group, error)
 }
 
 func (h *Host) startGroup(g *Group) (*Group, error) {
-	err := h.start(&g.replica, func() { h.groups[g.spec.Shard] = g })
+	err := h.start(&g.replica, func() {
+		h.groups[g.spec.Shard] = g
+		h.orderLocked()
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -143,8 +150,13 @@ func (h *Host) Drop(group shard.ID) error {
 		h.meta = nil
 	} else {
 		delete(h.groups, group)
+		h.orderLocked()
 	}
 	return err
+}
+
+func (h *Host) orderLocked() {
+	h.ordered = slices.SortedFunc(maps.Values(h.groups), func(a, b *Group) int { return cmp.Compare(a.spec.Shard, b.spec.Shard) })
 }
 
 // Damaged are the groups whose replicas here met damage in their logs while they ran, with what they met. They must be
@@ -192,16 +204,11 @@ func (h *Host) Group(id shard.ID) (*Group, bool) {
 	return g, ok
 }
 
-// Groups returns the node's replicas ordered by shard.
+// Groups returns the node's replicas ordered by shard. The slice is shared: it must not be changed.
 func (h *Host) Groups() []*Group {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	all := make([]*Group, 0, len(h.groups))
-	for _, g := range h.groups {
-		all = append(all, g)
-	}
-	slices.SortFunc(all, func(a, b *Group) int { return int(a.spec.Shard) - int(b.spec.Shard) })
-	return all
+	return h.ordered
 }
 
 // replicas returns the plumbing of all replicas, the meta group's first.

@@ -191,7 +191,7 @@ func (s *scheduler) balance() {
 		return
 	}
 	peers := s.host.cfg.Transport.Stats()
-	groups := s.host.Groups()
+	groups := slices.Clone(s.host.Groups())
 	rand.Shuffle(len(groups), func(i, j int) { groups[i], groups[j] = groups[j], groups[i] })
 	moved := 0
 	now := s.host.cfg.Clock.Monotonic()
