@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -22,31 +21,24 @@ func profile(ctx context.Context, opts options, c *cluster.Cluster, name string,
 	var all errgroup.Group
 	for _, p := range c.Nodes() {
 		all.Go(func() error {
-			from := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", p.HTTPAddress, int(length.Seconds()))
-			return download(ctx, from, filepath.Join(opts.profiles, name+"-"+p.ID+".pprof"))
+			from := fmt.Sprintf("/debug/pprof/profile?seconds=%d", int(length.Seconds()))
+			return download(ctx, p, from, filepath.Join(opts.profiles, name+"-"+p.ID+".pprof"))
 		})
 	}
 	return all.Wait
 }
 
-func download(ctx context.Context, from, to string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+func download(ctx context.Context, p *cluster.Process, from, to string) error {
+	body, err := p.Get(ctx, from)
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", from, resp.Status)
-	}
+	defer body.Close()
 	file, err := os.Create(to)
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(file, resp.Body); err != nil {
+	if _, err := io.Copy(file, body); err != nil {
 		file.Close()
 		return err
 	}
